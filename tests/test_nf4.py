@@ -96,19 +96,40 @@ def test_no_adapter_is_bit_equal_to_the_base(student_folder):
         assert torch.equal(student(input_ids=ids).logits, base)
 
 
-def test_lora_against_a_dense_copy_in_float64():
-    """Gradients of A and B by the formula y = x Wᵀ + (α/r) x Aᵀ Bᵀ on plain float64 matrices."""
-    adapted = LoRALinear(layer(), rank=4, alpha=8, dropout=0.0)
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lora_against_a_dense_copy_in_float64(dtype, dropout):
+    """Output and gradients by the formula y = x Wᵀ + b + (α/r) dropout(x) Aᵀ Bᵀ on plain float64 matrices."""
+    adapted = LoRALinear(layer(dtype, bias=torch.randn(96)), rank=4, alpha=8, dropout=dropout)
     torch.nn.init.normal_(adapted.A)
     torch.nn.init.normal_(adapted.B)
-    x = torch.randn(6, 128)
-    upstream = torch.randn(6, 96)
-    adapted(x).backward(upstream)
-    w, a, b = (t.detach().double() for t in (adapted.base.dequantize(), adapted.A, adapted.B))
-    a.requires_grad_(), b.requires_grad_()
-    (x.double() @ w.T + 2.0 * (x.double() @ a.T) @ b.T).backward(upstream.double())
-    torch.testing.assert_close(adapted.A.grad.double(), a.grad, rtol=1e-4, atol=1e-3)
-    torch.testing.assert_close(adapted.B.grad.double(), b.grad, rtol=1e-4, atol=1e-3)
+    x = torch.randn(2, 3, 128, dtype=dtype, requires_grad=True)
+    upstream = torch.randn(2, 3, 96, dtype=dtype)
+    torch.manual_seed(3)
+    y = adapted(x)
+    y.backward(upstream)
+
+    torch.manual_seed(3)
+    kept = torch.empty(6, 128, dtype=torch.bool).bernoulli_(1 - dropout).view(2, 3, 128).double() / (1 - dropout)
+    assert (kept == 0).double().mean() == pytest.approx(dropout, abs=0.1)
+    w, bias, a, b, z = (
+        t.detach().double() for t in (adapted.base.dequantize(), adapted.base.bias, adapted.A, adapted.B, x)
+    )
+    a.requires_grad_(), b.requires_grad_(), z.requires_grad_()
+    expected = z @ w.T + bias + 2.0 * ((z * kept) @ a.T) @ b.T
+    expected.backward(upstream.double())
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    for got, wanted in ((y, expected), (x.grad, z.grad), (adapted.A.grad, a.grad), (adapted.B.grad, b.grad)):
+        assert (got.double() - wanted).norm() < tolerance * wanted.norm()
+
+
+def test_nothing_dense_is_kept_for_the_backward():
+    """Of a 512 x 512 layer: x and x Aᵀ, A and B, but never the dequantised W."""
+    adapted = LoRALinear(layer(outputs=512, inputs=512), rank=4, alpha=8, dropout=0.0)
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
+        adapted(torch.randn(3, 512, requires_grad=True))
+    assert sum(t.numel() for t in kept.values()) == 3 * 512 + 3 * 4 + 2 * 4 * 512
 
 
 def test_adapters_stay_float32_over_a_bfloat16_base(student_folder):

@@ -19,7 +19,8 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_are_those_of_transformers_with_the_dequantised_weights(tmp_path, family, tied):
-    """To the bit: embeddings, norms, biases, rotary buffers and head are the checkpoint's, block linears in NF4."""
+    """Embeddings, norms, biases, rotary buffers and head are the checkpoint's, block linears in NF4; the norms, MLPs
+    and attention of our own (`lean.py`, `attention.py`) compute what theirs do."""
     folder = write_student(tmp_path, family, tie_word_embeddings=tied)
     student = load_student(folder, CPU, torch.float32)
     dense = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
@@ -31,8 +32,8 @@ def test_logits_are_those_of_transformers_with_the_dequantised_weights(tmp_path,
         for name, module in quantised.items():
             dense.get_submodule(name).weight.copy_(module.dequantize())
         expected = dense(input_ids=ids).logits
-        assert torch.equal(student(input_ids=ids).logits, expected)
-    assert not torch.equal(original, expected)
+        torch.testing.assert_close(student(input_ids=ids).logits, expected, rtol=1e-5, atol=1e-5)
+    assert (original - expected).abs().max() > 0.01
     assert not any(p.requires_grad for p in student.parameters())
     assert not any(t.is_meta for t in [*student.parameters(), *student.buffers()])
 

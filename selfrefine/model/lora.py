@@ -8,15 +8,45 @@
 
 A and B, their gradients and Adam's moments are float32: in bfloat16 a step of 1e-6 rounds to nothing. They are cast to
 the compute dtype where they are used. B = 0 at the start, so the student starts as its own base, bit for bit.
+
+The gradients are written out: autograd would keep the dequantised W until the backward, and sum the two paths' outputs
+and input gradients in passes of their own.
 """
 
 import math
 
 import torch
-from torch import nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from selfrefine.model.nf4 import NF4Linear
+
+
+class _QLoRA(torch.autograd.Function):
+    """y = x Wᵀ + scaling · z Aᵀ Bᵀ for a frozen 4-bit W, where z is x with what is not `kept` set to 0.
+
+    x (M, in), A (r, in) and B (out, r) in the compute dtype, kept (M, in) bool or None -> (M, out). For the backward,
+    W stays in its 4 bits and z in one byte an element.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, kept: Tensor | None, A: Tensor, B: Tensor, base: NF4Linear, scaling: float) -> Tensor:
+        z = x if kept is None else x * kept
+        down = z @ A.T  # (M, r)
+        ctx.save_for_backward(x, kept, A, B, down)
+        ctx.base, ctx.scaling = base, scaling
+        return base(x).addmm_(down, B.T, alpha=scaling)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, kept, A, B, down = ctx.saved_tensors
+        d_down = ctx.scaling * (gradient @ B)  # (M, r)
+        dB = gradient.T @ (ctx.scaling * down)  # (out, r)
+        dA = d_down.T @ (x if kept is None else x * kept)  # (r, in)
+        if not ctx.needs_input_grad[0]:  # the first block's: the embeddings are frozen
+            return None, None, dA, dB, None, None
+        dx = gradient @ ctx.base.dequantize()  # (M, in)
+        dx = dx.addmm_(d_down, A) if kept is None else dx.add_((d_down @ A).mul_(kept))
+        return dx, None, dA, dB, None, None
 
 
 class LoRALinear(nn.Module):
@@ -29,12 +59,17 @@ class LoRALinear(nn.Module):
         self.A = nn.Parameter(torch.empty(rank, base.in_features, dtype=torch.float32, device=device))
         self.B = nn.Parameter(torch.zeros(base.out_features, rank, dtype=torch.float32, device=device))
         self.scaling = alpha / rank
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        down = F.linear(self.dropout(x), self.A.to(x.dtype))  # (..., in) -> (..., r)
-        update = F.linear(down, (self.scaling * self.B).to(x.dtype))  # (..., r) -> (..., out)
-        return self.base(x) + update  # out of place: the base's output may be needed by its own backward
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])  # (..., in) -> (M, in)
+        share, kept = 1.0, None
+        if self.training and self.dropout:
+            share = 1 - self.dropout  # what is kept counts 1 / share
+            kept = torch.empty(rows.shape, dtype=torch.bool, device=x.device).bernoulli_(share)
+        A, B = self.A.to(x.dtype), self.B.to(x.dtype)
+        y = _QLoRA.apply(rows, kept, A, B, self.base, self.scaling / share)
+        return y.view(*x.shape[:-1], -1)  # (M, out) -> (..., out)
 
 
 def add_lora(student: nn.Module, *, rank: int, alpha: float, dropout: float, seed: int) -> None:

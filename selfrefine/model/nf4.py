@@ -1,8 +1,8 @@
 """The frozen 4-bit layer of QLoRA (§3.2.1; Dettmers et al., 2023): NF4 with double quantisation.
 
-A `bitsandbytes.nn.Linear4bit` that owns its forward and backward. The library's own forward, on a CPU and in eval
-mode, repacks the weight in place for inference; after that, training silently loses the input's gradient. Here
-every use is "dequantise, multiply", so training after sampling is right on any device.
+A `bitsandbytes.nn.Linear4bit` that owns its forward. The library's own, on a CPU and in eval mode, repacks the weight
+in place for inference; after that, training silently loses the input's gradient. Here every use is "dequantise,
+multiply", so training after sampling is right on any device.
 """
 
 import logging
@@ -17,19 +17,6 @@ from torch.nn import functional as F
 # bitsandbytes warns at import that an optional inference kernel is absent: the kernel that is not used here
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 import bitsandbytes as bnb  # noqa: E402
-
-
-class _FrozenLinear(torch.autograd.Function):
-    """y = x Wᵀ for a frozen 4-bit W. Nothing but the packed weight is kept for the backward."""
-
-    @staticmethod
-    def forward(ctx, x: torch.Tensor, layer: "NF4Linear") -> torch.Tensor:
-        ctx.layer = layer
-        return F.linear(x, layer.dequantize())  # (..., in) -> (..., out)
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return gradient @ ctx.layer.dequantize(), None  # (..., out) -> (..., in); W itself gets none
 
 
 class NF4Linear(bnb.nn.Linear4bit):
@@ -57,8 +44,7 @@ class NF4Linear(bnb.nn.Linear4bit):
         return bnb.functional.dequantize_4bit(self.weight.data, self.weight.quant_state)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = _FrozenLinear.apply(x, self)
-        return y if self.bias is None else y + self.bias
+        return F.linear(x, self.dequantize(), self.bias)  # (..., in) -> (..., out)
 
 
 def free_memory(device: torch.device) -> int:

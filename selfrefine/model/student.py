@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from selfrefine.errors import UserError
 from selfrefine.model.attention import additive, implementation
+from selfrefine.model.lean import slim
 from selfrefine.model.nf4 import NF4Linear
 from selfrefine.pocket import STUDENT as POCKET
 
@@ -104,9 +105,7 @@ def build(
     """A frozen model filled tensor by tensor, each block linear quantised as it arrives; `name` is for complaints."""
     config.attention_dropout = 0.0  # the adapters' own dropout is the only one
     with torch.device("meta"):
-        student = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=implementation(device, dtype)
-        )
+        student = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=implementation(device))
     head = student.get_output_embeddings()
     blocks = {path for path, module in student.named_modules() if isinstance(module, nn.Linear) and module is not head}
     wanted = {path: parameter.shape for path, parameter in student.named_parameters(remove_duplicate=False)}
@@ -141,6 +140,7 @@ def build(
     student.model.rotary_emb = type(student.model.rotary_emb)(config).to(device)  # its buffers are in no file
     student.tie_weights()
     student.requires_grad_(False)
+    slim(student)
     return student.eval()
 
 
