@@ -1,9 +1,15 @@
 """Learning rates at set steps, and which rows a step takes."""
 
+from argparse import Namespace
+
 import pytest
+import torch
 
 from selfrefine.model.encoding import Sequence
-from selfrefine.training.batches import micro_batches, step_rows, steps_per_epoch
+from selfrefine.model.lora import lora_layers
+from selfrefine.training.batches import collate, micro_batches, step_rows, steps_per_epoch
+from selfrefine.training.log_probs import response_log_probs
+from selfrefine.training.plan import memory
 from selfrefine.training.schedule import cosine, linear
 
 
@@ -51,3 +57,25 @@ def test_micro_batches_fit_their_budget_and_keep_every_row():
     for group in groups:
         assert len(group) * max(map(len, group)) <= 64 or len(group) == 1
     assert len(groups) < len(rows)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_the_estimate_of_activations_is_what_autograd_keeps(student, dropout):
+    """Within a sixth, at rows so short that attention's own matrices are small."""
+    for layer in lora_layers(student).values():
+        layer.dropout = dropout
+    batch = collate([Sequence([1, 2, 3, 4], [[5, 6]])] * 64, torch.device("cpu"))
+    frozen, kept = {p.untyped_storage().data_ptr() for p in student.parameters()}, {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in frozen:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        response_log_probs(student.train(), batch)
+    args = Namespace(
+        micro_batch_tokens=batch.ids.numel(), gradient_checkpointing=False, lora_rank=4, lora_dropout=dropout
+    )
+    estimate = memory(student.config, args, student.dtype)["activations"]
+    assert sum(storage.nbytes() for storage in kept.values()) == pytest.approx(estimate, rel=1 / 6)

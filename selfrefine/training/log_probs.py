@@ -12,7 +12,7 @@ from selfrefine.model.attention import additive
 from selfrefine.model.student import Student
 from selfrefine.training.batches import Batch
 
-CHUNK = 512  # tokens whose logits exist at one time: at a vocabulary of 32,000, 64 MiB in float32
+CHUNK = 256  # tokens whose logits exist at one time: at a vocabulary of 32,000, 32 MiB in float32
 
 
 def response_log_probs(student: Student, batch: Batch) -> Tensor:
@@ -41,11 +41,12 @@ class TokenLogProbs(torch.autograd.Function):
             chunk = slice(begin, begin + CHUNK)
             logits = (states[chunk] @ head.T).float()  # (n, V)
             picked = logits.gather(1, targets[chunk, None])  # (n, 1)
-            normaliser = logits.logsumexp(dim=1, keepdim=True)  # (n, 1)
-            log_probs[chunk] = (picked - normaliser).squeeze(1)
+            highest = logits.amax(dim=1, keepdim=True)  # (n, 1), for no exponential to overflow
+            weights = logits.sub_(highest).exp_()  # (n, V), in place
+            total = weights.sum(dim=1, keepdim=True)  # (n, 1): softmax(h Wᵀ) = weights / total
+            log_probs[chunk] = (picked - highest - total.log()).squeeze(1)
             if slopes is not None:
-                probabilities = logits.sub_(normaliser).exp_()  # (n, V), in place
-                slopes[chunk] = head[targets[chunk]] - probabilities.to(head.dtype) @ head
+                slopes[chunk] = head[targets[chunk]] - (weights.to(head.dtype) @ head) / total
         ctx.slopes = slopes
         return log_probs
 

@@ -37,16 +37,18 @@ def memory(config: PretrainedConfig, args: argparse.Namespace, dtype: torch.dtyp
     queries, keys = shapes[0][1], shapes[1][1]
     linear = layers * sum(i * o for i, o in shapes)
     tables = config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
-    # what one layer keeps for its backward, elements a token: norms and their float32 copies, q k v and rotated,
-    # attention's output, the three products of the MLP, each linear's input
-    kept = 10 * hidden + 3 * (queries + 2 * keys) + 2 * queries + 5 * inner
+    # what one layer keeps for its backward, elements a token: the stream before each norm and after it, q k v turned
+    # and as stored, attention's output twice, gate, up and their product; with dropout, what each linear kept
+    kept = 4 * hidden + 3 * queries + 4 * keys + 3 * inner
+    dropped = sum(i for i, _ in shapes) if args.lora_dropout else 0  # a byte each
+    a_layer = kept * dtype.itemsize + dropped
     tokens = args.micro_batch_tokens
-    alive = layers * hidden + kept if args.gradient_checkpointing else layers * kept
+    alive = layers * hidden * dtype.itemsize + a_layer if args.gradient_checkpointing else layers * a_layer
     return {
         "4-bit layers": int(linear * (0.5 + 1 / 64 + 4 / (64 * 256))),
         "embeddings and head": tables * dtype.itemsize,
         "adapters, gradients, moments": _adapter(config, args.lora_rank) * 4 * 4,
-        "activations": tokens * alive * dtype.itemsize,
+        "activations": tokens * alive,
         "logits": min(tokens, CHUNK) * config.vocab_size * 4 * 2,
     }
 
