@@ -82,6 +82,7 @@ def main() -> None:
 
     # What there is to learn from, and the plan
     device, dtype = command.machine(args)
+    args.micro_batch_tokens = args.micro_batch_tokens or command.micro_batch_tokens(device)
     folder = find(args.student)
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     instructed = read_settings(args.adapter) if args.adapter else None

@@ -61,6 +61,7 @@ def main() -> None:
 
     # The demonstrations, as token ids
     device, dtype = command.machine(args)
+    args.micro_batch_tokens = args.micro_batch_tokens or command.micro_batch_tokens(device)
     folder = find(args.student)
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     chat_template = uses_chat_template(tokenizer, args.chat_template)

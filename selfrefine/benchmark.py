@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--steps", type=command.positive, default=3, help="timed, after one that is not")
     parser.add_argument("--max-new-tokens", type=command.positive, default=64, help="sampled for each prompt")
     parser.add_argument("--lora-rank", type=command.positive, default=64)
-    parser.add_argument("--micro-batch-tokens", type=command.positive, default=2048)
+    parser.add_argument("--micro-batch-tokens", type=command.positive, help="default: as the scripts'")
     parser.add_argument("--gradient-checkpointing", action="store_true")
     command.add_machine_flags(parser)
     args = parser.parse_args()
@@ -54,6 +54,7 @@ def main() -> None:
     from selfrefine.model.nf4 import NF4Linear
 
     device, dtype = command.machine(args)
+    args.micro_batch_tokens = args.micro_batch_tokens or command.micro_batch_tokens(device)
     student, tokenizer = _student(args, device, dtype)
     add_lora(student, rank=args.lora_rank, alpha=16, dropout=0.0, seed=args.seed)
     linear = sum(m.in_features * m.out_features for m in student.modules() if isinstance(m, NF4Linear))
