@@ -19,11 +19,10 @@ from selfrefine import command
 from selfrefine.errors import RunError, UserError
 from selfrefine.files import read_lines
 from selfrefine.pocket import table
-from selfrefine.pocket.settings import ANSWER, DEMONSTRATIONS, PHASE_1, PHASE_2, STUDENT, TEST_QUESTIONS
+from selfrefine.pocket.settings import ANSWER, DEMONSTRATIONS, ONE_THREAD, PHASE_1, PHASE_2, STUDENT, TEST_QUESTIONS
 from selfrefine.pocket.table import OTHER, TRAINED_ON
 
 ROOT = Path(__file__).resolve().parents[1]
-ONE_THREAD = "OMP_NUM_THREADS"  # a second thread of a model this small waits more than it works
 # A trained token goes forward and backward (about twice a forward) through the model; a sampled or scored one
 # forward only, so it counts as a third.
 FORWARD_ONLY = 1 / 3

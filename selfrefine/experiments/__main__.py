@@ -6,6 +6,7 @@ done is skipped, what was stopped goes on, and what experiments share in one --o
 report in OUTPUT/reports/NAME: report.html to look at, report.md to read, report.json for machines.
 """
 
+import os
 import shutil
 import signal
 
@@ -16,6 +17,7 @@ from selfrefine.experiments.plans import NAMES, plan
 from selfrefine.experiments.run import execute, state
 from selfrefine.experiments.settings import Settings
 from selfrefine.experiments.steps import Step
+from selfrefine.pocket.settings import ONE_THREAD
 
 MEASURED = "measured once, on two CPU cores"
 ASSUMED = "hours of an A100, from assumed lengths and published speeds; of what servers answer, nothing"
@@ -35,6 +37,8 @@ def main() -> None:
         return
     if not settings.pocket and not shutil.which("nvidia-smi"):
         print("warning: no NVIDIA GPU is seen here; on a CPU the paper's models take months, --scale pocket minutes")
+    if settings.pocket and os.environ.setdefault(ONE_THREAD, "1") == "1":
+        print(f"each command runs on one thread ({ONE_THREAD}=1): a model this small gains nothing from a second")
     execute(steps)
     report.write(args.name, settings, rows)
 

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.activations import SiLUActivation
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -58,5 +59,5 @@ def slim(student: nn.Module) -> None:
     for module in student.modules():
         if type(module).__name__.endswith("RMSNorm"):
             module.forward = partial(norm, module)
-        elif isinstance(getattr(module, "act_fn", None), nn.SiLU):
+        elif isinstance(getattr(module, "act_fn", None), SiLUActivation):
             module.forward = partial(mlp, module)
