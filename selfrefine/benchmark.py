@@ -2,7 +2,7 @@
 
 The weights are made and quantised layer by layer: nothing is downloaded, and no model in 16 bits is ever held. Rows
 have the lengths of GSM8K's demonstrations. Prints tokens a second (DPO: the prompt counted with each side, as
-trainers count it), peak memory, the bfloat16 matmul rate measured here and the share of it that the step reached.
+trainers count it), peak memory, the matmul rate measured here and the share of it that the step reached.
 """
 
 import argparse
@@ -90,7 +90,7 @@ def main() -> None:
     }
     print(
         f"{args.config}, {args.phase}: {tokens / taken:,.0f} tokens/s, peak memory {peak:,.0f} MiB; matmuls of this "
-        f"machine {ceiling / 1e12:.1f} TFLOP/s, of which the step reached {100 * result['share_of_matmul']:.0f} %"
+        f"machine {ceiling / 1e12:.3g} TFLOP/s, of which the step reached {100 * result['share_of_matmul']:.0f} %"
     )
     print("RESULT " + json.dumps(result))
 
