@@ -1,7 +1,7 @@
 """The blocks' elementwise functions with their gradients written out: the same numbers, fewer passes, less kept.
 
-transformers writes RMSNorm and SwiGLU as a reader would, and autograd keeps what each operation needs: five tensors
-where two are enough. Between the matrix products of a small batch these passes are what a step waits for.
+transformers writes RMSNorm and SwiGLU as a reader would, and autograd then keeps float32 copies and silu(gate) as well.
+Here their inputs are kept. Between the matrix products of a small batch these passes are what a step waits for.
 """
 
 from functools import partial
