@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from selfrefine.model.lora import LoRALinear, add_lora, lora_layers, lora_parameters
+from selfrefine.model.lora import LoRALinear, add_lora, dropout_mask, lora_layers, lora_parameters
 from selfrefine.model.nf4 import NF4Linear, dequantized
 from selfrefine.model.sampling import sample
 from selfrefine.model.student import load_student
@@ -110,8 +110,7 @@ def test_lora_against_a_dense_copy_in_float64(dtype, dropout):
     y.backward(upstream)
 
     torch.manual_seed(3)
-    kept = torch.empty(6, 128, dtype=torch.bool).bernoulli_(1 - dropout).view(2, 3, 128).double() / (1 - dropout)
-    assert (kept == 0).double().mean() == pytest.approx(dropout, abs=0.1)
+    kept = dropout_mask(torch.Size((6, 128)), dropout, CPU)[0].view(2, 3, 128).double() / (1 - dropout)
     w, bias, a, b, z = (
         t.detach().double() for t in (adapted.base.dequantize(), adapted.base.bias, adapted.A, adapted.B, x)
     )
@@ -121,6 +120,25 @@ def test_lora_against_a_dense_copy_in_float64(dtype, dropout):
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     for got, wanted in ((y, expected), (x.grad, z.grad), (adapted.A.grad, a.grad), (adapted.B.grad, b.grad)):
         assert (got.double() - wanted).norm() < tolerance * wanted.norm()
+
+
+@pytest.mark.parametrize("dropout", [0.0001, 0.1, 0.5, 0.9999])
+def test_dropout_keeps_each_element_by_itself(dropout):
+    """Binomial counts, within 5 σ: in all, at each of the 4 places in a random word, of neighbours kept together."""
+    torch.manual_seed(0)
+    kept, share = dropout_mask(torch.Size((999, 1001)), dropout, CPU)
+    assert kept.shape == (999, 1001) and share == pytest.approx(1 - dropout, abs=2**-16)
+    flat = kept.flatten()
+    together = [(flat[1:] & flat[:-1], share**2), (flat[4:] & flat[:-4], share**2)]
+    for counted, expected in [(flat, share), *((flat[place::4], share) for place in range(4)), *together]:
+        sigma = (expected * (1 - expected) / len(counted)) ** 0.5
+        assert counted.double().mean().item() == pytest.approx(expected, abs=5 * sigma)
+
+
+@pytest.mark.parametrize("dropout", [1e-9, 1 - 1e-9])
+def test_dropout_near_its_ends_neither_overflows_nor_divides_by_zero(dropout):
+    kept, share = dropout_mask(torch.Size((64, 64)), dropout, CPU)
+    assert 0 < share <= 1 and kept.double().mean() == pytest.approx(share, abs=1e-3)
 
 
 def test_nothing_dense_is_kept_for_the_backward():

@@ -88,7 +88,12 @@ def test_pitfall_p6_micro_batches_do_not_change_the_run(command, student_folder,
 
 
 @pytest.mark.parametrize("source", ["demonstrations", "preferences"])
-def test_phase_2_starts_at_ln_2_and_learns(command, student_folder, instructed, request, tmp_path, source):
+def test_phase_2_starts_at_ln_2_and_learns(
+    command, student_folder, instructed, demonstrations, request, tmp_path, source
+):
+    from selfrefine.preferences import has_target
+    from selfrefine.records import read_demonstrations
+
     output = tmp_path / "run"
     flags = [*phase_2(student_folder, instructed, output), f"--{source}", request.getfixturevalue(source)]
     assert command(train_dpo, *flags, "--max-new-tokens", "6", "--temperature", "1") == 0
@@ -103,7 +108,12 @@ def test_phase_2_starts_at_ln_2_and_learns(command, student_folder, instructed, 
     assert validations[-1] < math.log(2)
     if source == "demonstrations":
         pairs = [json.loads(line) for line in (output / "preferences.jsonl").read_text().split("\n") if line]
-        assert {pair["chosen_from"] for pair in pairs} == {"teacher"} and len(pairs) == 20
+        taught = {row.id: row for row in read_demonstrations([demonstrations])}
+        assert len(taught) == len(pairs) == 20
+        for pair in pairs:  # Eq. 4: random text of 6 tokens is the target now and then
+            row = taught.pop(pair["id"])
+            assert pair["chosen_from"] == ("teacher" if pair["chosen"] == row.output else "student")
+            assert has_target(row, pair["chosen"], "final")  # so do the teacher's, all right here
 
 
 def test_pitfall_p8_phase_2_continues_the_adapter_and_leaves_its_reference_unmoved(
