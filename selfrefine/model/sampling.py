@@ -133,6 +133,7 @@ def _sample_batch(
         columns = torch.arange(cache.reserve(width + step), device=device)
         own = columns[width + step - ids.shape[1] : width + step, None]  # (T, 1): where the new tokens stand
         visible = (columns <= own) & (columns >= padding[:, None, None])  # (alive, T, columns): no padding, no future
+        visible |= columns == own  # padding sees itself: no kernel gets a row that sees nothing
         hidden = student.base_model(
             input_ids=ids,
             attention_mask=additive(visible[:, None], dtype),

@@ -46,7 +46,8 @@ class TokenLogProbs(torch.autograd.Function):
             total = weights.sum(dim=1, keepdim=True)  # (n, 1): softmax(h Wᵀ) = weights / total
             log_probs[chunk] = (picked - highest - total.log()).squeeze(1)
             if slopes is not None:
-                slopes[chunk] = head[targets[chunk]] - (weights.to(head.dtype) @ head) / total
+                weights.scatter_add_(1, targets[chunk, None], -total)  # subtracted before it is rounded
+                slopes[chunk] = (weights.to(head.dtype) @ head) / -total
         ctx.slopes = slopes
         return log_probs
 
