@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
         default="generate",
         help="string matching on a generated answer, or the likeliest option letter (§3.3)",
     )
-    parser.add_argument("--limit", type=command.positive, metavar="N", help="only the first N questions of each task")
+    parser.add_argument("--limit", type=command.positive, metavar="N", help="only the first N questions (of each task)")
     parser.add_argument("--seeds", nargs="+", type=command.natural, default=[0], help="a run of sampling each")
     parser.add_argument("--temperature", type=command.rate, default=0.1, help="C.2")
     parser.add_argument("--max-new-tokens", type=command.positive, default=512, help="unsaid in the paper")
@@ -86,14 +86,16 @@ def main() -> None:
     # What was answered before, by a run of the same settings, is not asked again
     student_id = fingerprint(folder)
     settings = vars(args) | {"dtype": str(dtype), "student_id": student_id, "chat_template": chat_template}
+    del settings["batch_size"]  # may be lowered where memory ran out
     if args.adapter:
         settings["adapter_id"] = digest([args.adapter / "adapter_model.safetensors"])
     output = args.output.with_suffix(".json")
     predictions = output.with_suffix(".predictions.jsonl")
     held = lock(predictions)  # noqa: F841, the file's lock
-    if predictions.stat().st_size and (changed := changes(output, settings)):
+    if not output.exists() and not predictions.stat().st_size:
+        write_json(output, {"results": {}, "settings": settings})
+    elif changed := changes(output, settings):
         raise UserError(changed[0] + ".")
-    write_json(output, {"results": {}, "settings": settings})
     asked = {
         (question.task, question.id, form, seed): question
         for question in questions

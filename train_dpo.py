@@ -40,8 +40,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--temperature", type=command.rate, default=0.1, help="of y and ŷ, C.2")
     parser.add_argument("--max-new-tokens", type=command.positive, default=512, help="of y and ŷ; unsaid in the paper")
-    parser.add_argument("--beta", type=command.rate, default=0.1, help="β of Eq. 2, §3.2.1")
-    parser.add_argument("--learning-rate", type=command.rate, default=1e-6, help="peak, §3.2.1")
+    parser.add_argument("--sampling-batch-size", type=command.positive, default=32, help="answers sampled at a time")
+    parser.add_argument("--beta", type=command.above_zero, default=0.1, help="β of Eq. 2, §3.2.1")
+    parser.add_argument("--learning-rate", type=command.above_zero, default=1e-6, help="peak, §3.2.1")
     parser.add_argument("--warmup-steps", type=command.natural, default=100, help="then linear decay, §3.2.1")
     parser.add_argument("--max-steps", type=command.positive, help="optimizer steps, §3.2.1 (default: 1000)")
     parser.add_argument("--epochs", type=command.positive, help="passes over the pairs, instead of the step cap")
@@ -65,7 +66,7 @@ def main() -> None:
     from selfrefine.model.encoding import uses_chat_template
     from selfrefine.model.lora import add_lora, lora_parameters
     from selfrefine.model.student import find, fingerprint, load_student, load_tokenizer, read_config
-    from selfrefine.preferences import build_pairs, questions_of, sample_answers
+    from selfrefine.preferences import build_pairs, explained, questions_of, sample_answers
     from selfrefine.records import read_demonstrations, read_preferences, write_records
     from selfrefine.runs import claim
     from selfrefine.tasks.splits import fraction_of, hold_out
@@ -94,8 +95,9 @@ def main() -> None:
     if args.preferences:
         pairs, files = read_preferences(args.preferences), [args.preferences]
     else:
-        demonstrations, files = read_demonstrations(args.demonstrations), args.demonstrations
-        demonstrations = data.keep_correct(demonstrations) if args.keep == "correct" else demonstrations
+        read, files = read_demonstrations(args.demonstrations), args.demonstrations
+        demonstrations = data.keep_correct(read) if args.keep == "correct" else read
+        demonstrations = explained(demonstrations, read) if args.preferred == "cot" else demonstrations
         demonstrations = fraction_of(demonstrations, args.fraction, args.seed) if args.fraction else demonstrations
         if not demonstrations:
             raise UserError("no demonstration has a right answer: look at the teacher's, or add --keep all.")
@@ -138,6 +140,7 @@ def main() -> None:
             seed=args.seed,
             temperature=args.temperature,
             max_new_tokens=args.max_new_tokens,
+            batch_size=args.sampling_batch_size,
             after_each=interrupts.leave_if_requested,
         )
         pairs, counts = build_pairs(demonstrations, answers, preferred=args.preferred, matching=args.matching)
@@ -165,7 +168,9 @@ def main() -> None:
     # log π_inst(y_w|x̂) and log π_inst(y_l|x̂), once, in the micro-batches of the first epoch
     first_epoch = [rows_of(step) for step in range(min(steps, steps_per_epoch(len(train), args.batch_size)))]
     kept = args.output / "reference.safetensors"
-    reference = reference_log_probs(student, sequences, [*first_epoch, held_out], budget, kept)
+    reference = reference_log_probs(
+        student, sequences, [*first_epoch, held_out], budget, kept, after_each=interrupts.leave_if_requested
+    )
     parameters = lora_parameters(student)
     optimizer = torch.optim.AdamW(parameters.values(), lr=args.learning_rate, weight_decay=0.0)
     progress = restore(args.output, parameters, optimizer) if args.resume else Progress()

@@ -22,7 +22,7 @@ def parse_args() -> argparse.Namespace:
     command.add_student_flag(parser)
     parser.add_argument("--demonstrations", required=True, nargs="+", type=Path, metavar="FILE", help="JSONL, Table 6")
     parser.add_argument("--epochs", type=command.positive, default=4, help="§3.2.1")
-    parser.add_argument("--learning-rate", type=command.rate, default=2e-5, help="peak, §3.2.1")
+    parser.add_argument("--learning-rate", type=command.above_zero, default=2e-5, help="peak, §3.2.1")
     parser.add_argument("--weight-decay", type=command.rate, default=1e-4, help="AdamW's, §3.2.1")
     parser.add_argument("--warmup-ratio", type=command.share, default=0.03, help="then cosine, §3.2.1")
     parser.add_argument("--max-steps", type=command.positive, help="stop after so many optimizer steps")

@@ -86,7 +86,7 @@ def add_training_flags(parser: Parser, *, lora_dropout: float) -> None:
     )
     parser.add_argument("--batch-size", type=positive, default=128, help="rows per optimizer step, §3.2.1")
     parser.add_argument(
-        "--max-grad-norm", type=rate, default=1.0, help="gradients are clipped to it; transformers' default"
+        "--max-grad-norm", type=above_zero, default=1.0, help="gradients are clipped to it; transformers' default"
     )
     parser.add_argument(
         "--validate-every",
@@ -105,7 +105,7 @@ def add_training_flags(parser: Parser, *, lora_dropout: float) -> None:
     lora.add_argument("--lora-rank", type=positive, default=64)
     lora.add_argument("--lora-alpha", type=positive, default=16)
     lora.add_argument("--lora-dropout", type=share, default=lora_dropout)
-    memory = parser.add_argument_group("memory: none of these changes the result")
+    memory = parser.add_argument_group("memory: none of these changes the result, but for which masks dropout draws")
     memory.add_argument(
         "--micro-batch-tokens",
         type=positive,
@@ -150,7 +150,7 @@ def micro_batch_tokens(device) -> int:
 
 def natural(text: str) -> int:
     """argparse type: an integer of at least 0."""
-    return _number(text, int, lambda value: value >= 0, "a whole number of at least 0")
+    return _number(text, int, lambda value: 0 <= value < 2**32, "a whole number of at least 0 and below 2^32")
 
 
 def positive(text: str) -> int:
@@ -161,6 +161,11 @@ def positive(text: str) -> int:
 def rate(text: str) -> float:
     """argparse type: a finite number of at least 0."""
     return _number(text, float, lambda value: 0 <= value < float("inf"), "a number of at least 0")
+
+
+def above_zero(text: str) -> float:
+    """argparse type: a finite number above 0."""
+    return _number(text, float, lambda value: 0 < value < float("inf"), "a number above 0")
 
 
 def share(text: str) -> float:
@@ -205,12 +210,14 @@ def run(main: Callable[[], None]) -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(_say("stopped; what was written is kept.", 130))
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
+        told = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+        if type(error).__name__ != "OutOfMemoryError" and not any(words in str(error) for words in told):
             raise
         sys.exit(
             _say(
-                "out of memory: lower --micro-batch-tokens, or add --gradient-checkpointing (--dry-run estimates what "
-                "each needs); the results stay the same, and --resume goes on from the last checkpoint.",
+                "out of memory: while training lower --micro-batch-tokens or add --gradient-checkpointing (--dry-run "
+                "estimates what they need), while answering lower --sampling-batch-size (evaluate.py: --batch-size); "
+                "what was done is kept.",
                 1,
             )
         )

@@ -39,6 +39,12 @@ def questions_of(demonstrations: Iterable[Demonstration]) -> list[Demonstration]
     return list(questions.values())
 
 
+def explained(kept: Iterable[Demonstration], read: Iterable[Demonstration]) -> list[Demonstration]:
+    """`kept` without answers at x to questions that `read` answers at x̂ too: Eq. 4 falls back to â, never to a_i."""
+    with_cot = {(row.task, row.id) for row in read if not is_standard(row)}
+    return [row for row in kept if not is_standard(row) or (row.task, row.id) not in with_cot]
+
+
 def x(row: Demonstration) -> str:
     """x = i + q (§2.2)."""
     return join(row.instruction, standard_form(row.input))
@@ -59,6 +65,7 @@ def sample_answers(
     seed: int,
     temperature: float,
     max_new_tokens: int,
+    batch_size: int,
     after_each: Callable[[], None],
 ) -> dict[Key, Answer]:
     """y ~ π_inst(· | x) and ŷ ~ π_inst(· | x̂) for every question (§2.2).
@@ -77,6 +84,7 @@ def sample_answers(
         end_ids=end_ids(student, tokenizer),
         temperature=temperature,
         max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
         done={index for index, key in enumerate(keys) if key in answers},
     )
     bar = tqdm(total=len(keys), initial=len(answers), desc="sampling y and ŷ")

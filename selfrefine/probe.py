@@ -4,6 +4,7 @@ from collections.abc import Container, Iterator
 
 import torch
 
+from selfrefine.errors import UserError
 from selfrefine.model.encoding import Sequence, encode_response
 from selfrefine.model.student import Student, Tokenizer
 from selfrefine.tasks.questions import LETTERS
@@ -14,7 +15,14 @@ from selfrefine.training.log_probs import response_log_probs
 def likeliest_letters(
     student: Student, tokenizer: Tokenizer, prompts: list[list[int]], options: list[int], done: Container[int]
 ) -> Iterator[tuple[int, str]]:
-    """Yield (index, letter) for each prompt not in `done`: argmax over its options of log π(letter | prompt)."""
+    """Yield (index, letter) for each prompt not in `done`: argmax over its options of log π(letter | prompt).
+
+    Raises UserError for a student whose head has a bias, which `response_log_probs` does not add.
+    """
+    if student.get_output_embeddings().bias is not None:
+        raise UserError(
+            f"--method probe: a {student.config.model_type} model's head has a bias: take --method generate."
+        )
     for index, (prompt, count) in enumerate(zip(prompts, options, strict=True)):
         if index not in done:
             letters = Sequence(prompt, [encode_response(tokenizer, letter) for letter in LETTERS[:count]])

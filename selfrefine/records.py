@@ -88,10 +88,11 @@ def _read(paths: Iterable[Path], kind: type[Record]) -> list[Record]:
         for place, row in read_lines(path):
             record = _checked(row, kind, place)
             key = (record.task, record.id, getattr(record, "teacher", ""), is_standard(record))
-            if row.get("id") is not None and seen.setdefault(key, (place, row)) != (place, row):
+            if key in seen:
                 first, earlier = seen[key]
                 what = "repeats" if earlier == row else "has the id of"
                 raise UserError(f"{place} {what} {first} ({record.id!r}): remove one, or give them ids of their own.")
+            seen[key] = place, row
             records.append(record)
         if len(records) == before:
             raise UserError(f"{path} has no rows: there is nothing to train on.")

@@ -11,8 +11,11 @@ from selfrefine.errors import UserError
 from selfrefine.files import lock, write_json
 
 PACKAGES = ("torch", "transformers", "bitsandbytes", "safetensors", "numpy")
-# what may differ between a run and its continuation: it changes where and how fast, not what is computed
-FREE = {"output", "resume", "save_every", "dry_run", "device", "micro_batch_tokens", "gradient_checkpointing"}
+# what may differ between a run and its continuation: where and how fast, not what is computed but for dropout's draws
+FREE = {
+    *("output", "resume", "save_every", "dry_run", "device"),
+    *("micro_batch_tokens", "gradient_checkpointing", "sampling_batch_size"),
+}
 
 
 def claim(folder: Path, settings: dict, *, resume: bool, disk: int) -> IO:

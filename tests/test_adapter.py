@@ -93,6 +93,14 @@ def test_an_adapter_made_by_peft_has_no_note_of_ours(folder):
     assert read_settings(folder) == AdapterSettings(4, 8, 0.1, "tiny", "", False)
 
 
+@pytest.mark.parametrize("extra", [{"use_rslora": True}, {"use_dora": True}, {"alpha_pattern": {"q_proj": 32}}])
+def test_an_adapter_that_scales_otherwise_is_one_sentence(folder, extra):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"use_rslora": False, "alpha_pattern": {}} | extra))
+    with pytest.raises(UserError, match=next(iter(extra))):
+        read_settings(folder)
+
+
 @pytest.mark.parametrize(
     ("tensor", "named"),
     [

@@ -406,3 +406,27 @@ def test_a_text_that_repeats_itself_to_the_token_limit_is_graded_quickly(again: 
     for options, task in ((FORMS, "obqa"), ((), "gsm8k"), ((), "math")):
         grade(again * (4000 // len(again)), "A" if options else "5", options, task)
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The answer is 12 since considering every possible intersection point between segments 3",
+        "The answer is 1 " + "a" * 60 + "!",
+        "The answer is 5 " + "cm. " * 200 + "!",
+    ],
+)
+def test_words_after_a_number_are_looked_through_once(text: str) -> None:
+    started = time.monotonic()
+    grade(text, "12", (), "math")
+    assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize(
+    "text", ["1" * 5000, "\\boxed{" + "7" * 5000 + "}", "\\frac{1}{" + "3" * 5000 + "}", "0." + "1" * 5000]
+)
+@pytest.mark.parametrize("task", ["gsm8k", "math"])
+def test_digits_without_end_are_no_number(text: str, task: str) -> None:
+    """Python turns no text of more than 4300 digits into a number; a student may write one."""
+    assert not grade(f"The answer is {text}.", "5", (), task).correct
+    assert not grade("The answer is 5.", text, (), task).correct

@@ -51,12 +51,29 @@ def test_stopped_and_started_again_asks_only_what_is_missing(command, student_fo
     kept = stopped.with_suffix(".predictions.jsonl")
     lines = kept.read_text().split("\n")
     kept.write_text("\n".join(lines[3:7]) + '\n{"task": "torn')
-    assert command(evaluate, *flags(student_folder, own, stopped, "--batch-size", 4)) == 0
+    assert command(evaluate, *flags(student_folder, own, stopped, "--batch-size", 5)) == 0  # may be lowered
     assert "4 answers are in" in capsys.readouterr().out
     assert kept.read_bytes() == straight.with_suffix(".predictions.jsonl").read_bytes()
     assert json.loads(stopped.read_text())["results"] == json.loads(straight.read_text())["results"]
     assert command(evaluate, *flags(student_folder, own, stopped, "--seeds", 7)) == 2
     assert "seeds was [0], is [7]" in capsys.readouterr().err
+
+
+def test_what_is_in_the_output_is_not_emptied(command, student_folder, questions, tmp_path, monkeypatch, capsys):
+    """Finished results started again and stopped while loading; and a file that is not of an evaluation."""
+    from selfrefine.model import student
+
+    output, own = tmp_path / "e.json", questions(SUMS)
+    assert command(evaluate, *flags(student_folder, own, output)) == 0
+    before = json.loads(output.read_text())["results"]
+    with monkeypatch.context() as stopped:
+        stopped.setattr(student, "load_student", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert command(evaluate, *flags(student_folder, own, output)) == 130
+    assert before and json.loads(output.read_text())["results"] == before
+    (tmp_path / "mine.json").write_text('{"my": "file"}')
+    assert command(evaluate, *flags(student_folder, own, tmp_path / "mine.json")) == 2
+    assert "choose another --output" in capsys.readouterr().err
+    assert (tmp_path / "mine.json").read_text() == '{"my": "file"}'
 
 
 def test_pitfall_p25_the_same_seed_twice_is_the_same_file(command, student_folder, questions, tmp_path):
@@ -80,6 +97,12 @@ def test_probing_takes_the_likeliest_letter(command, student_folder, tokenizer, 
             logits = student(input_ids=torch.tensor([prompts[index]])).logits[0, -1]
         letters = "ABC"[: [3, 2][index]]
         assert letter == max(letters, key=lambda x: logits[tokenizer(x, add_special_tokens=False).input_ids[0]].item())
+
+
+def test_probing_a_head_with_a_bias_is_refused(command, questions, tmp_path, capsys):
+    folder = write_student(tmp_path / "model", "phi", pad_token_id=0)
+    assert command(evaluate, *flags(folder, questions(CHOICES), tmp_path / "e.json", "--method", "probe")) == 2
+    assert "has a bias" in capsys.readouterr().err
 
 
 def test_probing_needs_options(command, student_folder, questions, tmp_path, capsys):

@@ -9,9 +9,9 @@ from selfrefine.model.sampling import sample
 from selfrefine.model.student import load_student
 from selfrefine.training.batches import collate
 from selfrefine.training.log_probs import response_log_probs
-from tests.test_log_probs import assert_same, gradients, sequences
+from tests.test_log_probs import assert_same, gradients, pairs_and_sides, sequences
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def layer(dtype=torch.float32, bias=None, outputs=96, inputs=128) -> NF4Linear:
@@ -215,12 +215,36 @@ def test_pitfall_p20_gradient_checkpointing_gives_the_same_gradients(student_fol
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_the_gpu_computes_what_the_cpu_does(student_folder):
-    batch = sequences((5, 9), (3, 4))
-    got = []
-    for device in (CPU, torch.device("cuda")):
-        student = load_student(student_folder, device, torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("which", ["single", "pairs"])
+def test_the_gpu_computes_what_the_cpu_does(student_folder, which, dtype):
+    """Log-probabilities and the gradients of every A and B, of rows alone and of pairs that share their prompt."""
+    rows, got = pairs_and_sides()[0] if which == "pairs" else sequences((5, 9), (30, 4)), []
+    for device in (CPU, CUDA):
+        student = load_student(student_folder, device, dtype)
         add_lora(student, rank=4, alpha=8, dropout=0.0, seed=0)
-        loss = -response_log_probs(student, collate(batch, device)).sum()
-        got.append({name: g.cpu() for name, g in gradients(student, loss).items()} | {"loss": loss.detach().cpu()})
-    assert_same(got[1], got[0], 1e-3)
+        generator = torch.Generator().manual_seed(1)
+        for module in lora_layers(student).values():
+            module.B.data.copy_(torch.randn(module.B.shape, generator=generator) / 10)
+        scored = response_log_probs(student, collate(rows, device))
+        got.append((scored.detach().cpu(), [g.cpu().flatten() for g in gradients(student, scored.sum()).values()]))
+    (on_cpu, wanted), (on_gpu, gradient) = got
+    exact = dtype == torch.float32
+    torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-4 if exact else 1e-2, atol=1e-3 if exact else 0.1)
+    for one, other in zip(gradient, wanted, strict=True):
+        assert one.any() and torch.nn.functional.cosine_similarity(one, other, dim=0) > (0.9999 if exact else 0.98)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_gradient_checkpointing_on_a_gpu_draws_dropout_alike(student_folder):
+    batch, got = collate(pairs_and_sides()[0], CUDA), []
+    for checkpointing in (False, True):
+        student = load_student(student_folder, CUDA, torch.float32, gradient_checkpointing=checkpointing)
+        add_lora(student, rank=4, alpha=8, dropout=0.2, seed=0)
+        for module in lora_layers(student).values():
+            torch.nn.init.constant_(module.B, 0.01)
+        student.train()
+        torch.manual_seed(7)
+        got.append(gradients(student, -response_log_probs(student, batch).sum()))
+    assert_same(got[1], got[0], 1e-4)

@@ -4,12 +4,13 @@ import json
 
 import pytest
 
-from selfrefine.model.adapter import write_whole
+from selfrefine.files import write_whole
 from selfrefine.preferences import (
     Answer,
     answer_pair,
     build_pairs,
     cot_pair,
+    explained,
     has_target,
     questions_of,
     sample_answers,
@@ -105,6 +106,15 @@ def test_a_question_that_two_teachers_answered_makes_one_pair():
     assert pair.chosen == "7." and counts == {"teacher": 1}
 
 
+def test_an_answer_without_steps_never_stands_in_for_a_wrong_chain_of_thought():
+    """â wrong and left out, a_i right: Eq. 4 has nothing to fall back on; own rows that are all at x are kept."""
+    standard = demonstration(input=demonstration().input.removesuffix(f" {TRIGGER}"), output="7.", teacher="s")
+    other = demonstration(id="q2", input=standard.input, output="3 · 4 − 5 = 7. The answer is 7.")
+    read = [demonstration(output="The answer is 8."), standard, other]
+    assert explained(read[1:], read) == [other]
+    assert explained(read, read) == [read[0], other]
+
+
 def test_a_pair_survives_its_file(tmp_path):
     pair = cot_pair(demonstration(), answer("9\u2028\n", ended=False), RIGHT, "final")
     write_records(tmp_path / "p.jsonl", [pair])
@@ -121,6 +131,7 @@ def ask(student, tokenizer, rows, path, after_each=lambda: None):
         seed=0,
         temperature=1.5,
         max_new_tokens=12,
+        batch_size=32,
         after_each=after_each,
     )
 

@@ -82,6 +82,17 @@ def test_the_same_question_at_x_and_at_x_hat_and_by_two_teachers_is_no_repetitio
     assert [is_standard(row) for row in read_demonstrations([write(tmp_path / "f", *rows)])] == [False, True, False]
 
 
+def test_rows_without_ids_of_files_of_one_name_are_not_taken_for_each_other(tmp_path):
+    own = {name: GOOD[name] for name in ("instruction", "input", "output", "target")}
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "own.jsonl", own, own | {"target": folder})
+    with pytest.raises(UserError, match="give them ids of their own"):
+        read_demonstrations([tmp_path / "a/own.jsonl", tmp_path / "b/own.jsonl"])
+    with pytest.raises(UserError, match="repeats"):
+        read_demonstrations([tmp_path / "a/own.jsonl", tmp_path / "a/own.jsonl"])
+
+
 @pytest.mark.parametrize("content", [b"", b"\n \n"])
 def test_a_file_without_rows_is_one_sentence(tmp_path, content):
     (tmp_path / "f").write_bytes(content)

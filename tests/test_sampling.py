@@ -105,3 +105,15 @@ def test_a_gpu_draws_what_a_cpu_draws(student_folder):
     bare = [load_student(student_folder, torch.device(name), torch.float32) for name in ("cpu", "cuda")]
     one, other = (sampled(model, range(6), temperature=0.0) for model in bare)
     assert sum(one[row] == other[row] for row in one) >= 5
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_prompts_of_unlike_lengths_on_a_gpu_in_bfloat16_make_no_nan(student_folder, monkeypatch):
+    from selfrefine.model import sampling
+    from selfrefine.model.student import load_student
+
+    seen, original = [], sampling.draw
+    monkeypatch.setattr(sampling, "draw", lambda logits, *rest: (seen.append(logits), original(logits, *rest))[1])
+    sampled(load_student(student_folder, torch.device("cuda"), torch.bfloat16), range(6), temperature=1.0)
+    assert seen and all(logits.isfinite().all() for logits in seen)

@@ -161,10 +161,10 @@ def test_pitfall_p8_phase_2_stops_where_the_reference_is_another_student(
     from selfrefine.model.lora import lora_layers
     from selfrefine.training import reference
 
-    def of_the_base(student, *arguments):
+    def of_the_base(student, *arguments, **others):
         for layer in lora_layers(student).values():
             layer.scaling = 0.0
-        got = original(student, *arguments)
+        got = original(student, *arguments, **others)
         for layer in lora_layers(student).values():
             layer.scaling = 2.0
         return got
@@ -293,6 +293,9 @@ def test_a_run_that_got_nowhere_does_not_block_its_folder(command, student_folde
         (["--student", "./nowhere"], "no such folder"),
         (["--epochs", "0"], "--epochs"),
         (["--learning-rate", "nan"], "--learning-rate"),
+        (["--learning-rate", "0"], "--learning-rate"),
+        (["--max-grad-norm", "0"], "--max-grad-norm"),
+        (["--seed", "99999999999999"], "--seed"),
         (["--learning-rates", "1"], "--learning-rates"),
         (["--device", "cuda:77"], "--device"),
         (["--output", "/proc/nowhere"], "--output"),
@@ -307,16 +310,26 @@ def test_bad_input_is_one_sentence(command, student_folder, demonstrations, tmp_
     assert said in error and "Traceback" not in error and "\n" not in error
 
 
-def test_pitfall_p19_a_loss_that_is_not_finite_stops_before_the_optimizer(
-    command, student_folder, demonstrations, tmp_path, monkeypatch, capsys
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (lambda log_probs: log_probs.sum() * math.nan, "the loss is nan"),
+        (
+            lambda log_probs: (log_probs - log_probs.detach()).sum().sqrt(),
+            "the loss is 0.0 and the gradient's norm nan",
+        ),
+    ],
+)  # d√u/du at u = 0 is infinite
+def test_pitfall_p19_a_loss_or_gradient_that_is_not_finite_stops_before_the_optimizer(
+    command, student_folder, demonstrations, tmp_path, monkeypatch, capsys, broken, said
 ):
-    """P19: the run names the step's rows and leaves no adapter of NaN behind."""
+    """P19: the run names the step's rows and leaves no adapter of NaN behind; a finite loss may have the gradient."""
     from selfrefine.training import losses
 
-    monkeypatch.setattr(losses, "instruction_loss", lambda log_probs: log_probs.sum() * math.nan)
+    monkeypatch.setattr(losses, "instruction_loss", broken)
     assert command(train_it, *phase_1(student_folder, demonstrations, tmp_path / "run")) == 1
     error = capsys.readouterr().err
-    assert "the loss is nan" in error and "+" in error
+    assert said in error and "+" in error
     assert not (tmp_path / "run/adapter_model.safetensors").exists()
 
 
@@ -363,6 +376,26 @@ def test_pitfall_p9_a_stale_reference_is_not_used(student_folder, student, tmp_p
     assert other.rejected[3] != first.rejected[3] and other.rejected[2] == first.rejected[2]
     path.write_bytes(path.read_bytes()[:40])
     assert reference_log_probs(student, changed, [[2, 0], [3]], 64, path).rejected[3] == other.rejected[3]
+
+
+def test_a_signal_while_the_reference_is_computed_ends_the_run_there(
+    command, student_folder, instructed, preferences, tmp_path, monkeypatch
+):
+    """SIGTERM in its first micro-batch: 143 before a step is taken."""
+    import os
+    import signal
+
+    from selfrefine.training import reference
+
+    def scored(student, batch):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(student, batch)
+
+    original = reference.response_log_probs
+    flags = [*phase_2(student_folder, instructed, tmp_path / "run"), "--preferences", preferences, "--max-steps", "2"]
+    monkeypatch.setattr(reference, "response_log_probs", scored)
+    assert command(train_dpo, *flags) == 143
+    assert not (tmp_path / "run/metrics.jsonl").exists()
 
 
 def test_pitfall_p10_displacement_is_logged_and_warned_of(

@@ -71,6 +71,7 @@ def read_settings(folder: Path) -> AdapterSettings:
             fingerprint=known.get("fingerprint", ""),
             chat_template=known.get("chat_template", False),
         )
+        unknown = [name for name in ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern") if config.get(name)]
         wrong = _wrong(settings)
     except FileNotFoundError:
         raise UserError(
@@ -80,6 +81,8 @@ def read_settings(folder: Path) -> AdapterSettings:
         wrong = f"{type(error).__name__} {error}"
     if wrong:
         raise UserError(f"{folder}: its adapter configuration is broken ({wrong}); train or copy it again.")
+    if unknown:
+        raise UserError(f"{folder}: an adapter with {', '.join(unknown)}: only plain LoRA, one r and α, is read here.")
     return settings
 
 

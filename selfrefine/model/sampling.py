@@ -94,8 +94,9 @@ def sample(
         if len(prompt) >= room:
             raise UserError(f"a prompt has {len(prompt)} tokens, the student's context {room}: leave it out.")
     longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    max_new_tokens = min(max_new_tokens, room)
     student.eval()
-    with torch.inference_mode(), dequantized(student):
+    with dequantized(student):
         for begin in range(0, len(prompts), batch_size):
             rows = longest_first[begin : begin + batch_size]
             if all(row in done for row in rows):
@@ -108,6 +109,7 @@ def sample(
             yield from zip(rows, answers, strict=True)
 
 
+@torch.inference_mode()
 def _sample_batch(
     student: Student,
     prompts: list[list[int]],

@@ -38,7 +38,7 @@ _LOOK = [
         (r",?\s*\\text\s*\{\s*,?\s*(?:and|or)\s*\}|,?\s+(?:and|or)\s+", ","),
         (r"\\text\s*\{\s*(.*?)\s*\}", r"\\text{\1}"),
         (r"\^\{?\\text\{(?:st|nd|rd|th)\}\}?", ""),
-        (r"(?<=[\d})])\s+(?:[a-zA-Z]{2,}\.?\s*)+(?:\^\{?[23]\}?)?$", ""),  # 10 square units
+        (r"(?<=[\d})])\s+(?:[a-zA-Z]{2,}+\.?\s*)+(?:\^\{?[23]\}?)?$", ""),  # 10 square units
         (r"(?<=\d)\s+(?=\d+/\d)", "\\\\mixed"),
         (r"(?<!\\)\\[!,;:> ]|~|\\q?quad(?![a-zA-Z])|\\?\$|\\[()\[\]](?![a-zA-Z\d])|\\?%|\s+", ""),
         (r"\^\{?\\circ\}?|\^?°|\\degree(?![a-zA-Z])", ""),
@@ -182,6 +182,8 @@ def _split_plain(text: str) -> tuple[str, list[str], str]:
 
 def _number(text: str) -> Fraction | None:
     """The value of a normalised answer that is one plain number, fraction or mixed number."""
+    if len(text) > numbers.LONGEST:
+        return None
     found = re.fullmatch(r"(-?)(\d*)\\frac\{(-?\d+)\}\{(-?\d*[1-9]\d*)\}", text)
     if found:
         value = int(found[2] or 0) + Fraction(int(found[3]), int(found[4]))

@@ -3,6 +3,7 @@
 import re
 from fractions import Fraction
 
+LONGEST = 300  # characters of a number: what a student repeats without end is text, and no arithmetic is done on it
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _DIGITS = r"\d{1,3}(?:,\d{3})+(?!\d)|\d+"
 _NUMBER = re.compile(
@@ -35,7 +36,7 @@ def plain(text: str) -> str:
 
 
 def _value(match: re.Match) -> Fraction | None:
-    if match["other"]:
+    if match["other"] or len(match[0]) > LONGEST:
         return None
     if match["whole"]:
         value = Fraction(match["whole"]) + Fraction(match["part"])
@@ -75,7 +76,7 @@ def numbers_in(text: str) -> list[str]:
     found = []
     for match in _NUMBER.finditer(text):
         number = _value(match)
-        found.append(match["other"] if number is None else canonical(number))
+        found.append(match[0] if number is None else canonical(number))
     return found
 
 

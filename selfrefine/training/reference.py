@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def reference_log_probs(
     groups: list[list[int]],
     budget: int,
     path: Path,
+    *,
+    after_each: Callable[[], None] = lambda: None,
 ) -> Reference:
     """Score the pairs of each group (an optimizer step's rows, or the validation's) with the student as it is now.
 
@@ -54,6 +57,7 @@ def reference_log_probs(
                 batch = collate([pairs[row] for row in micro], student.device)
                 chosen[micro], rejected[micro] = response_log_probs(student, batch).view(-1, 2).unbind(1)
                 bar.update(len(micro))
+                after_each()
     seconds = time.perf_counter() - begin
     tensors = {"chosen": chosen.cpu(), "rejected": rejected.cpu()}
     write_whole(path, save(tensors, metadata={"key": key.hexdigest(), "seconds": str(seconds)}))
