@@ -38,7 +38,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--temperature", type=command.rate, default=0.1, help="C.2")
     parser.add_argument("--max-new-tokens", type=command.positive, default=512, help="unsaid in the paper")
     parser.add_argument("--batch-size", type=command.positive, default=32, help="answers sampled at a time")
-    parser.add_argument("--output", type=Path, default=Path("evaluation.json"), metavar="FILE.json", help="results")
+    parser.add_argument(
+        "--output", type=command.file, default=Path("evaluation.json"), metavar="FILE.json", help="results"
+    )
     command.add_data_flag(parser)
     command.add_chat_template_flag(parser)
     command.add_machine_flags(parser)
@@ -103,9 +105,11 @@ def main() -> None:
         for seed in seeds
     }
     keys = list(asked)
-    answered = {
-        (row["task"], row["id"], row["prompt"], row["seed"]): row for _, row in read_lines(predictions, torn_end=True)
-    }
+    answered = {}
+    for place, row in read_lines(predictions, torn_end=True):
+        if not {"task", "id", "prompt", "seed", "correct"} <= row.keys():
+            raise UserError(f"{place} was not written by evaluate.py: choose another --output.")
+        answered[row["task"], row["id"], row["prompt"], row["seed"]] = row
     if answered:
         print(f"{len(answered)} answers are in {predictions} already")
 
@@ -120,12 +124,12 @@ def main() -> None:
         encode_prompt(tokenizer, prompt(asked[key], cot=key[2] == "cot"), chat_template=chat_template) for key in keys
     ]
     done = {index for index, key in enumerate(keys) if key in answered}
+    for key, ids in zip(keys, prompts, strict=True):
+        if len(ids) >= context(config):
+            raise UserError(
+                f"{key[0]} question {key[1]} has {len(ids)} tokens, the student's context {context(config)}."
+            )
     if args.method == "generate":
-        for key, ids in zip(keys, prompts, strict=True):
-            if len(ids) >= context(config):
-                raise UserError(
-                    f"{key[0]} question {key[1]} has {len(ids)} tokens, the student's context {context(config)}."
-                )
         sampled = sample(
             student,
             prompts,

@@ -53,7 +53,10 @@ def parse_args() -> argparse.Namespace:
         help="share of questions; lowest loss is kept, §3.2.1",
     )
     command.add_training_flags(parser, lora_dropout=0.0)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.preferences and args.fraction:
+        parser.error("--fraction is of --demonstrations: leave it out, or leave pairs out of the file")
+    return args
 
 
 def main() -> None:

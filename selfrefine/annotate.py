@@ -136,7 +136,7 @@ def _parse() -> argparse.Namespace:
     how.add_argument("--max-new-tokens", type=command.positive, default=512, help="longest answer; the paper is silent")
     how.add_argument(
         "--output",
-        type=Path,
+        type=command.file,
         required=True,
         metavar="FILE.jsonl",
         help="appended to; what is there is not asked again",

@@ -47,6 +47,8 @@ def main() -> None:
     parser.add_argument("--gradient-checkpointing", action="store_true")
     command.add_machine_flags(parser)
     args = parser.parse_args()
+    if args.prompts and args.phase != "sample":
+        parser.error("--prompts is for --phase sample")
 
     import torch
 
@@ -176,6 +178,7 @@ def _sampling(args: argparse.Namespace, student, tokenizer, parameters: int):
     from selfrefine.files import read_lines
     from selfrefine.model.encoding import encode_prompt
     from selfrefine.model.sampling import sample
+    from selfrefine.model.student import context
 
     if args.prompts:
         if tokenizer is None:
@@ -196,7 +199,7 @@ def _sampling(args: argparse.Namespace, student, tokenizer, parameters: int):
         for _ in sample(student, prompts, seeds, end_ids=[], temperature=0.1, max_new_tokens=args.max_new_tokens):
             pass
 
-    new = len(prompts) * args.max_new_tokens
+    new = sum(min(args.max_new_tokens, context(student.config) - len(prompt)) for prompt in prompts)
     return step, new, 2 * parameters * (new + sum(map(len, prompts)))
 
 

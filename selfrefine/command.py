@@ -132,8 +132,8 @@ def machine(args: argparse.Namespace):
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"--device {name}: give cuda, cuda:N, cpu or auto.") from None
-    if device.type not in ("cuda", "cpu"):
-        raise UserError(f"--device {name}: 4-bit layers run on cuda or cpu here.")
+    if device.type not in ("cuda", "cpu") or (device.type == "cpu" and device.index):
+        raise UserError(f"--device {name}: 4-bit layers run on cuda, cuda:N or cpu here.")
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise UserError(f"--device {name}: torch sees no such GPU; leave the flag out to use what there is.")
     if args.dtype != "auto":
@@ -155,17 +155,17 @@ def natural(text: str) -> int:
 
 def positive(text: str) -> int:
     """argparse type: an integer of at least 1."""
-    return _number(text, int, lambda value: value >= 1, "a whole number of at least 1")
+    return _number(text, int, lambda value: 1 <= value < 2**32, "a whole number of at least 1 and below 2^32")
 
 
 def rate(text: str) -> float:
-    """argparse type: a finite number of at least 0."""
-    return _number(text, float, lambda value: 0 <= value < float("inf"), "a number of at least 0")
+    """argparse type: a number from 0 to 10³⁰, which float32 can still work with."""
+    return _number(text, float, lambda value: 0 <= value <= 1e30, "a number from 0 to 1e30")
 
 
 def above_zero(text: str) -> float:
-    """argparse type: a finite number above 0."""
-    return _number(text, float, lambda value: 0 < value < float("inf"), "a number above 0")
+    """argparse type: a number above 0 and up to 10³⁰."""
+    return _number(text, float, lambda value: 0 < value <= 1e30, "a number above 0 and up to 1e30")
 
 
 def share(text: str) -> float:
@@ -176,6 +176,14 @@ def share(text: str) -> float:
 def proportion(text: str) -> float:
     """argparse type: a number above 0 and up to 1."""
     return _number(text, float, lambda value: 0 < value <= 1, "a number above 0 and up to 1")
+
+
+def file(text: str) -> Path:
+    """argparse type: where a file can be written."""
+    path = Path(text)
+    if not path.name or path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder: name a file")
+    return path
 
 
 def _number(text: str, kind: type, fits: Callable, what: str):
@@ -204,9 +212,15 @@ def run(main: Callable[[], None]) -> NoReturn:
             errno.EACCES,
             errno.EPERM,
             errno.EROFS,
+            errno.EISDIR,
+            errno.ENOTDIR,
+            errno.EEXIST,
+            errno.ENAMETOOLONG,
         ):
             raise
         sys.exit(_say(f"{error.filename or 'a file'}: {error.strerror}; nothing written before is lost.", 1))
+    except UnicodeEncodeError as error:
+        sys.exit(_say(f"{error.object[:100]!r} is no Unicode text, so it cannot be written: rename or mend it.", 2))
     except KeyboardInterrupt:
         sys.exit(_say("stopped; what was written is kept.", 130))
     except RuntimeError as error:

@@ -55,6 +55,12 @@ def read_lines(path: Path, *, torn_end: bool = False) -> Iterator[tuple[str, dic
         yield place, row
 
 
+def check_text(text: str, where: str) -> None:
+    """Raise UserError for a text that no tokenizer takes."""
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError(f"{where} has a NUL or half of a surrogate pair, which no tokenizer takes: mend the row.")
+
+
 def lock(path: Path) -> IO:
     """Make the file and its folder, and lock it for as long as what is returned is open, at most till the process ends.
 

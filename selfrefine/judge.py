@@ -7,9 +7,10 @@ appended to NAME.ratings.jsonl beside the output as it comes: started again, onl
 
 import argparse
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from selfrefine import command
@@ -58,6 +59,7 @@ class Judged:
 def main() -> None:
     """The command."""
     args = _parse()
+    _require_own(args.output)
     judged = [answer for path in args.predictions for answer in sampled(read(path), args.per_task, args.seed)]
     if args.targets:
         judged += targets(judged)
@@ -112,9 +114,11 @@ def read(path: Path) -> list[Judged]:
             question = "\n".join([row.get("question") or standard_form(row["input"]), *choices.values()])
             target = choices.get(row["target"], row["target"])
             answer = Judged(str(path), prompt, row["task"], str(row["id"]), question, response, target)
+            if not all(isinstance(text, str) for text in asdict(answer).values()):
+                raise TypeError("a field is no text")
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{place} is neither evaluate's prediction nor annotate's demonstration (no {error})."
+                f"{place} is neither evaluate's prediction nor annotate's demonstration ({error})."
             ) from None
         answers.setdefault(answer.key, answer)
     if not answers:
@@ -195,13 +199,26 @@ def _parse() -> argparse.Namespace:
     judge.add_argument("--judge", required=True, metavar="NAME", help="the model's name at the server (App. H: GPT-4)")
     judge.add_argument("--temperature", type=command.rate, default=0.0, help="our choice: App. H is silent")
     judge.add_argument("--max-new-tokens", type=command.positive, default=512, help="our choice: App. H is silent")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="the averages, per task too")
+    parser.add_argument(
+        "--output", type=command.file, required=True, metavar="FILE.json", help="the averages, per task too"
+    )
     add_server_flags(parser)
     command.add_machine_flags(parser)
     args = parser.parse_args()
     if not args.server and not args.dry_run:
         parser.error("the judge answers at a server: give --server URL")
     return args
+
+
+def _require_own(output: Path) -> None:
+    """Raise UserError where the output is a file that no judge wrote: the answers themselves, an evaluation."""
+    if output.exists():
+        try:
+            own = "judge" in json.loads(output.read_bytes())
+        except (ValueError, TypeError):
+            own = False
+        if not own:
+            raise UserError(f"--output {output} is another file already: choose another name.")
 
 
 def _replies(prompts: dict[Key, str], args: argparse.Namespace) -> Iterator[tuple[Key, Answer | Refusal]]:

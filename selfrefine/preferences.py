@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from selfrefine.errors import UserError
 from selfrefine.files import read_lines
 from selfrefine.model.encoding import decode, encode_prompt
 from selfrefine.model.sampling import row_seed, sample
@@ -167,5 +168,8 @@ def _pair(row: Demonstration, prompt: str, chosen: Answer, rejected: Answer, sou
 
 
 def _read_answers(path: Path) -> Iterator[tuple[Key, Answer]]:
-    for _, row in read_lines(path, torn_end=True):
-        yield tuple(row["key"]), Answer(row["text"], tuple(row["ids"]), row["ended"])
+    for place, row in read_lines(path, torn_end=True):
+        try:
+            yield tuple(row["key"]), Answer(row["text"], tuple(row["ids"]), row["ended"])
+        except (KeyError, TypeError):
+            raise UserError(f"{place} was not written by train_dpo.py: remove the line, it is sampled again.") from None

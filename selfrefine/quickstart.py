@@ -39,7 +39,9 @@ def parse_args() -> argparse.Namespace:
         metavar="N",
         help="each a whole run of the method",
     )
-    parser.add_argument("--data", type=Path, metavar="DIR", help="adds DIR/multiarith/test.jsonl as a column")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="adds DIR/multiarith (train.jsonl, test.jsonl) as a column"
+    )
     parser.add_argument(
         "--cross", action="store_true", help=f"adds Table 1's rows trained on {OTHER} and cross self-refine"
     )
@@ -48,8 +50,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    if args.data and not (args.data / "multiarith" / "test.jsonl").is_file():
-        raise UserError(f"--data {args.data} has no multiarith/test.jsonl: name a folder that has it.")
+    for split in ("test", "train") if args.data else ():
+        if not (args.data / "multiarith" / f"{split}.jsonl").is_file():
+            raise UserError(f"--data {args.data} has no multiarith/{split}.jsonl: name a folder that has it.")
     seeds, start = list(dict.fromkeys(args.seeds)), time.monotonic()
     folders = [args.output / f"seed-{seed}" for seed in seeds]
     for seed, folder in zip(seeds, folders, strict=True):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from selfrefine.errors import UserError
-from selfrefine.files import read_lines, write_whole
+from selfrefine.files import check_text, read_lines, write_whole
 from selfrefine.tasks.prompts import standard_form
 
 
@@ -132,10 +132,5 @@ def _checked(row: dict, kind: type[Record], place: str) -> Record:
         elif not value.strip() and (name not in _MAY_BE_EMPTY or (name == "target" and kind is Demonstration)):
             raise UserError(f"{place}: {name} is empty.")
     for name in ("instruction", "input", "output", "target", "prompt", "chosen", "rejected", "id"):
-        _check_text(values.get(name, ""), f"{place}: {name}")
+        check_text(values.get(name, ""), f"{place}: {name}")
     return kind(**values)
-
-
-def _check_text(text: str, where: str) -> None:
-    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise UserError(f"{where} has a NUL or half of a surrogate pair, which no tokenizer takes: mend the row.")

@@ -48,7 +48,7 @@ def versions() -> dict[str, str]:
 def changes(described: Path, settings: dict) -> list[str]:
     """What is wrong with going on with the run that `described` is of: nothing, or one sentence on what changed."""
     try:
-        before = json.loads(described.read_text(encoding="utf-8"))["settings"]
+        before = dict(json.loads(described.read_text(encoding="utf-8"))["settings"])
     except (OSError, ValueError, KeyError, TypeError):
         return [f"{described} is missing or broken, so the run cannot go on: choose another --output"]
     now = json.loads(json.dumps(settings, default=str))

@@ -32,6 +32,13 @@ def test_given_prompts_are_sampled(command, capsys, student_folder, tmp_path):
     assert tokens <= 2 * 8 * 1.01
 
 
+def test_no_more_tokens_are_counted_than_the_context_has_room_for(command, capsys, student_folder):
+    flags = ("--config", student_folder, "--phase", "sample", "--max-new-tokens", 100_000, "--rows", 2)
+    said = result(command, capsys, *flags)
+    tokens = said["tokens_per_second"] * sorted(said["step_seconds"][1:])[0]
+    assert tokens <= 4 * 512
+
+
 @pytest.mark.parametrize("name", benchmark.CONFIGS)
 def test_random_weights_fill_every_published_model(name, monkeypatch):
     """One narrow layer of each: every tensor by its checkpoint name, the block linears in four bits."""

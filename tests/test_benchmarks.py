@@ -264,11 +264,13 @@ def test_own_questions_with_and_without_options(tmp_path: Path) -> None:
         {"question": " 2 plus 3? ", "target": 5},
         {"question": "Hot?", "options": ["ice", "fire "], "target": "B", "id": "q", "task": "heat"},
         {"question": "Cold?", "options": ["ice", "fire"], "target": "ice"},
+        {"question": "None?", "target": 0, "id": 0},
     )
     assert read_questions(path) == [
         Question("mine", "1", "2 plus 3?", "5"),
         Question("heat", "q", "Hot?", "B", ("ice", "fire")),
         Question("mine", "3", "Cold?", "A", ("ice", "fire")),
+        Question("mine", "0", "None?", "0"),
     ]
 
 
@@ -286,6 +288,14 @@ def test_own_questions_in_a_benchmarks_columns(task: str, tmp_path: Path) -> Non
         ({"question": "Hot?"}, 'needs "question" and "target"'),
         ({"target": "5"}, 'has no "question" text'),
         ({"question": "Hot?", "target": " "}, "has no answer"),
+        ({"question": "Hot?", "target": None}, "has no answer"),
+        ({"question": "Hot?", "target": float("nan")}, '"target" must be a text or a number'),
+        ({"question": "Hot?", "target": True}, '"target" must be'),
+        ({"question": "Hot?", "target": ["5"]}, '"target" must be'),
+        ({"question": "Hot?", "target": "5", "task": {"a": 1}}, '"task" must be'),
+        ({"question": "Hot?", "target": "5", "id": False}, '"id" must be'),
+        ({"question": "Hot? \ud800", "target": "5"}, "surrogate"),
+        ({"question": "Hot?", "target": "5", "id": "\ud800"}, "surrogate"),
         ({"question": "Hot?", "options": "ice", "target": "A"}, '"options" must be a list'),
         ({"question": "Hot?", "options": ["ice"], "target": "A"}, "has 1 options"),
         ({"question": "Hot?", "options": ["ice", "fire"], "target": "C"}, "neither a letter"),

@@ -120,10 +120,34 @@ def test_baselines_of_other_families_are_evaluated_unquantised(command, question
     assert "gpt2 model is evaluated in torch.float32" in said.out if code == 0 else "serve it" in said.err
 
 
-def test_a_prompt_beyond_the_context_is_one_sentence(command, student_folder, questions, tmp_path, capsys):
-    own = questions([{"question": "long " * 200, "target": "1", "id": "x"}])
-    assert command(evaluate, *flags(student_folder, own, tmp_path / "e.json")) == 2
+@pytest.mark.parametrize("method", ["generate", "probe"])
+def test_a_prompt_beyond_the_context_is_one_sentence(command, student_folder, questions, tmp_path, capsys, method):
+    own = questions([{"question": "long " * 200, "target": "A", "options": ["a", "b"], "id": "x"}])
+    assert command(evaluate, *flags(student_folder, own, tmp_path / "e.json", "--method", method)) == 2
     assert "question x has" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--output", "."], "name a file"),
+        (["--output", ""], "name a file"),
+        (["--device", "cpu:5"], "--device cpu:5"),
+        (["--max-new-tokens", "9" * 20], "--max-new-tokens"),
+        (["--student", "x" * 300], "x" * 300),
+    ],
+)
+def test_bad_flags_are_one_sentence(command, student_folder, questions, tmp_path, capsys, change, said):
+    assert command(evaluate, *flags(student_folder, questions(SUMS), tmp_path / "e.json", *change)) in (1, 2)
+    error = capsys.readouterr().err.strip()
+    assert said in error and "Traceback" not in error and "\n" not in error
+
+
+def test_predictions_that_are_none_are_one_sentence(command, student_folder, questions, tmp_path, capsys):
+    assert command(evaluate, *flags(student_folder, questions(SUMS), tmp_path / "e.json")) == 0
+    (tmp_path / "e.predictions.jsonl").write_text('{"x": 1}\n')
+    assert command(evaluate, *flags(student_folder, questions(SUMS), tmp_path / "e.json")) == 2
+    assert "line 1 was not written by evaluate.py" in capsys.readouterr().err
 
 
 def answered(correct: list[bool], seed: int) -> list[dict]:

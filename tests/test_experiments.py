@@ -286,6 +286,7 @@ def test_the_plan_needs_neither_network_nor_torch(tmp_path):
         (["table99"], "table99"),
         (["table1", "--tasks", "obqa", "nope"], "nope"),
         (["table1", "--seeds", "x"], "--seeds"),
+        (["table1", "--data", "/nowhere"], "--data /nowhere"),
     ],
 )
 def test_bad_flags_are_one_sentence(flags, said):

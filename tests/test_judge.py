@@ -181,6 +181,16 @@ def test_ratings_are_kept_and_asked_once(command, tmp_path, capfd):
         assert "was another answer when it was rated" in capfd.readouterr().err
 
 
+def test_the_answers_are_never_written_over(command, tmp_path, capfd):
+    file = predictions(tmp_path / "p.json", count=3)
+    before = file.read_bytes()
+    with Loopback(lambda request: completion("[[2]]")) as server:
+        assert judged(command, server, file, file) == 2
+        assert server.requests == []
+    assert file.read_bytes() == before
+    assert "is another file already" in capfd.readouterr().err
+
+
 def test_dry_run_prints_the_plan(command, tmp_path, capfd):
     arguments = ["--predictions", predictions(tmp_path / "p"), "--judge", "gpt-4", "--output", tmp_path / "j.json"]
     assert command(judge, *arguments, "--dry-run", "--max-new-tokens", 10, "--price-out", 1000) == 0
@@ -195,6 +205,8 @@ def test_dry_run_prints_the_plan(command, tmp_path, capfd):
         ('{"task": "a", "id": "1"}\n', "line 1 is neither"),
         ("", "has no answers"),
         ("{\n", "line 1 is not JSON"),
+        ('{"task": ["a"], "id": "1", "prompt": "cot", "question": "q", "text": "t", "target": "A"}\n', "is neither"),
+        ('{"task": "a", "id": "1", "prompt": "cot", "question": "q", "text": null, "target": "A"}\n', "is neither"),
     ],
 )
 def test_bad_input_gets_a_sentence(command, tmp_path, capfd, content, says):

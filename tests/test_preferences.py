@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from selfrefine.errors import UserError
 from selfrefine.files import write_whole
 from selfrefine.preferences import (
     Answer,
@@ -134,6 +135,12 @@ def ask(student, tokenizer, rows, path, after_each=lambda: None):
         batch_size=32,
         after_each=after_each,
     )
+
+
+def test_answers_of_something_else_are_one_sentence(student, tokenizer, tmp_path):
+    (tmp_path / "answers.jsonl").write_text('{"x": 1}\n')
+    with pytest.raises(UserError, match="line 1 was not written by"):
+        ask(student, tokenizer, [demonstration()], tmp_path / "answers.jsonl")
 
 
 def test_answers_are_kept_as_they_come_and_never_asked_twice(student, tokenizer, tmp_path):

@@ -121,11 +121,15 @@ def test_a_complete_stage_is_skipped_and_a_changed_or_failed_one_runs(tmp_path, 
     assert not (tmp_path / "other.json.done").exists()
 
 
-def test_data_without_multiarith_is_one_sentence(tmp_path):
+@pytest.mark.parametrize(("there", "said"), [((), "multiarith/test.jsonl"), (("test",), "multiarith/train.jsonl")])
+def test_data_without_multiarith_is_one_sentence(tmp_path, there, said):
+    (tmp_path / "multiarith").mkdir()
+    for split in there:
+        (tmp_path / "multiarith" / f"{split}.jsonl").touch()
     command = [sys.executable, "-m", "selfrefine.quickstart", "--output", tmp_path / "out", "--data", tmp_path]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 2
-    assert "multiarith/test.jsonl" in ended.stderr
+    assert said in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

@@ -91,6 +91,12 @@ def test_a_resumed_run_draws_in_the_same_batches(student):
     assert all(resumed[row] == straight[row] for row in resumed)
 
 
+@pytest.mark.parametrize("temperature", [0, 1e-30, 1e-300])
+def test_next_to_no_temperature_takes_the_likeliest(temperature):
+    logits = torch.tensor([[1.0, 5.0, 4.9], [3.0, -2.0, 2.9]])
+    assert draw(logits, torch.tensor([0.99, 0.99]), temperature).tolist() == [1, 0]
+
+
 def test_seeds_differ_by_run_and_by_what_is_asked():
     assert row_seed(0, "a", "b") == row_seed(0, "a", "b")
     assert len({row_seed(0, "a", "b"), row_seed(1, "a", "b"), row_seed(0, "ab", ""), row_seed(0, "a", "c")}) == 4

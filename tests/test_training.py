@@ -355,6 +355,32 @@ def test_a_folder_in_use_is_refused(command, student_folder, demonstrations, tmp
     held.close()
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("metrics.jsonl", "{}\nnot JSON\n", "metrics.jsonl line 2 is not JSON"),
+        ("config.json", '{"settings": [1]}', "config.json is missing or broken"),
+    ],
+)
+def test_a_run_folder_that_something_wrote_in_is_one_sentence(
+    command, student_folder, demonstrations, tmp_path, capsys, file, content, said
+):
+    import subprocess
+    import sys
+
+    flags = [*phase_1(student_folder, demonstrations, tmp_path / "run"), "--max-steps", "1"]
+    assert subprocess.run([sys.executable, train_it.__file__, *flags], capture_output=True).returncode == 0
+    (tmp_path / "run" / file).write_text(content)
+    assert command(train_it, *flags, "--resume") == 2
+    assert said in capsys.readouterr().err
+
+
+def test_pairs_are_not_thinned_out_without_a_word(command, student_folder, instructed, preferences, tmp_path, capsys):
+    flags = [*phase_2(student_folder, instructed, tmp_path / "run"), "--preferences", preferences, "--fraction", "0.5"]
+    assert command(train_dpo, *flags) == 2
+    assert "--fraction is of --demonstrations" in capsys.readouterr().err
+
+
 def test_pitfall_p9_a_stale_reference_is_not_used(student_folder, student, tmp_path):
     """P9: kept log-probabilities are taken for the same token ids only, and are those that were computed; a broken
     file is computed again; pairs that no step needs are NaN, never 0."""

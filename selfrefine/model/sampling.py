@@ -164,7 +164,7 @@ def _sample_batch(
 
 def draw(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float) -> torch.Tensor:
     """One token per row by inverting the cumulative distribution: logits (B, V) float32, uniforms (B,) -> (B,)."""
-    if temperature == 0:
+    if temperature < 1e-6:  # 0, or so little that float32 has no such logits
         return logits.argmax(dim=-1)
     cumulative = torch.softmax(logits / temperature, dim=-1).cumsum(dim=-1)  # (B, V), its last column near 1
     thresholds = uniforms[:, None] * cumulative[:, -1:]  # scaled, so that rounding cannot leave the vocabulary

@@ -1,9 +1,10 @@
 """Own questions (--questions FILE): rows like a benchmark's, or question, target and, for a choice, options."""
 
+import math
 from pathlib import Path
 
 from selfrefine.errors import UserError
-from selfrefine.files import read_lines
+from selfrefine.files import check_text, read_lines
 from selfrefine.tasks.benchmarks import SOURCES, clean, question_of
 from selfrefine.tasks.questions import LETTERS, Question
 
@@ -16,7 +17,8 @@ def read_questions(path: Path) -> list[Question]:
     """
     found: dict[tuple[str, str], Question] = {}
     for place, row in read_lines(path):
-        task, identity = str(row.get("task") or path.stem), str(row.get("id") or place.rsplit(" ", 1)[1])
+        task = _text(row, "task", place) or path.stem
+        identity = _text(row, "id", place) or place.rsplit(" ", 1)[1]
         known = [name for name, source in SOURCES.items() if set(source.columns) <= row.keys()]
         if "target" in row:
             question = _own_question(row, task, identity, place)
@@ -38,7 +40,7 @@ def read_questions(path: Path) -> list[Question]:
 
 
 def _own_question(row: dict, task: str, identity: str, place: str) -> Question:
-    options, target = row.get("options") or (), str(row["target"]).strip()
+    options, target = row.get("options") or (), _text(row, "target", place)
     if not isinstance(row.get("question"), str) or not row["question"].strip():
         raise UserError(f'{place} has no "question" text.')
     if not isinstance(options, list | tuple) or not all(isinstance(option, str) for option in options):
@@ -52,4 +54,18 @@ def _own_question(row: dict, task: str, identity: str, place: str) -> Question:
                 f'{place}: the target "{target[:50]}" is neither a letter of the options nor the text of just one.'
             )
         target = LETTERS[options.index(target)]
+    for text in (row["question"], *options):
+        check_text(text, place)
     return Question(task, identity, clean(row["question"]), target, options)
+
+
+def _text(row: dict, name: str, place: str) -> str:
+    """A field that may be a text or a number; "" where there is none."""
+    value = row.get(name)
+    if value is None:
+        return ""
+    number = type(value) is int or (type(value) is float and math.isfinite(value))
+    if not number and not isinstance(value, str):
+        raise UserError(f'{place}: "{name}" must be a text or a number.')
+    check_text(str(value), f'{place}: "{name}"')
+    return str(value).strip()

@@ -102,15 +102,18 @@ def fraction_of(rows: Sequence[R], fraction: float, seed: int) -> list[R]:
     if not 0 < fraction <= 1:
         raise UserError(f"--fraction must be above 0 and at most 1, not {fraction}.")
     base = _shuffled(_in_order(rows), seed)[:LOW_RESOURCE_BASE]
-    return base[: round(fraction * len(base))]
+    return base[: max(round(fraction * len(base)), 1)]
 
 
 def hold_out(rows: Sequence[R], fraction: float, seed: int) -> tuple[list[R], list[R]]:
-    """Rows to train on and to validate on, in their order: by question, so that no question is on both sides."""
+    """Rows to train on and to validate on, in their order: by question, so that no question is on both sides.
+
+    A fraction above 0 holds out one question at least, but never the last one.
+    """
     if not 0 <= fraction < 1:
         raise UserError(f"--validation-fraction must be at least 0 and below 1, not {fraction}.")
     asked = list(dict.fromkeys((row.task, row.id) for row in _in_order(rows)))
-    count = max(round(fraction * len(asked)), 1 if fraction else 0)
+    count = min(max(round(fraction * len(asked)), 1 if fraction else 0), max(len(asked) - 1, 0))
     held = set(_shuffled(asked, seed)[:count])
     return (
         [row for row in rows if (row.task, row.id) not in held],

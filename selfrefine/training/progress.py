@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from selfrefine.errors import RunError
-from selfrefine.files import write_whole
+from selfrefine.files import read_lines, write_whole
 from selfrefine.training.checkpoint import Progress
 
 # what phase 2 logs of each pair, in the order of the rows that the loop stacks
@@ -31,8 +31,9 @@ class Metrics:
 
     def __init__(self, folder: Path, step: int):
         path = folder / "metrics.jsonl"
-        kept = [line for line in _whole_lines(path) if step and json.loads(line).get("step", 0) <= step]
-        write_whole(path, "".join(line + "\n" for line in kept).encode())
+        rows = read_lines(path, torn_end=True) if step and path.exists() else ()
+        kept = [row for _, row in rows if row.get("step", 0) <= step]
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115, open as long as the run
         self._before = time.perf_counter()
         self.tokens, self.seconds = 0, 0.0
@@ -51,13 +52,6 @@ class Metrics:
         self.seconds += now - self._before
         self._file.write(json.dumps(values | {"seconds": now - self._before}) + "\n")
         self._before = now
-
-
-def _whole_lines(path: Path) -> list[str]:
-    """The lines of the file that were written whole."""
-    if not path.exists():
-        return []
-    return path.read_text(encoding="utf-8").split("\n")[:-1]
 
 
 def require_finite(loss: float, grad_norm: float, ids: list[str]) -> None:
