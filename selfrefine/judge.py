@@ -114,11 +114,12 @@ def read(path: Path) -> list[Judged]:
             question = "\n".join([row.get("question") or standard_form(row["input"]), *choices.values()])
             target = choices.get(row["target"], row["target"])
             answer = Judged(str(path), prompt, row["task"], str(row["id"]), question, response, target)
-            if not all(isinstance(text, str) for text in asdict(answer).values()):
-                raise TypeError("a field is no text")
+            for name, text in asdict(answer).items():
+                if not isinstance(text, str):
+                    raise TypeError(name)
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{place} is neither evaluate's prediction nor annotate's demonstration ({error})."
+                f"{place} is neither evaluate's prediction nor annotate's demonstration (look at {error})."
             ) from None
         answers.setdefault(answer.key, answer)
     if not answers:

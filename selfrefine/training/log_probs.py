@@ -46,7 +46,7 @@ class TokenLogProbs(torch.autograd.Function):
             total = weights.sum(dim=1, keepdim=True)  # (n, 1): softmax(h Wᵀ) = weights / total
             log_probs[chunk] = (picked - highest - total.log()).squeeze(1)
             if slopes is not None:
-                weights.scatter_add_(1, targets[chunk, None], -total)  # subtracted before it is rounded
+                weights.scatter_add_(1, targets[chunk, None], -total)  # softmax − 1 at w_t, before any rounding
                 slopes[chunk] = (weights.to(head.dtype) @ head) / -total
         ctx.slopes = slopes
         return log_probs
