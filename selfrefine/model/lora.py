@@ -52,7 +52,7 @@ class _QLoRA(torch.autograd.Function):
 def dropout_mask(shape: torch.Size, dropout: float, device: torch.device) -> tuple[Tensor, float]:
     """What dropout keeps, bool of `shape`, each element by itself; and the share kept, 1 − dropout to 16 bits.
 
-    Each random 64-bit word serves four elements: on a CPU three times as fast as `bernoulli_`.
+    Each random 64-bit word serves four elements: three times as fast as `bernoulli_` on an AMD CPU.
     """
     levels = math.ceil((1 - dropout) * 2**16)  # of the 2¹⁶ values of an element's bits, those that keep it
     words = torch.empty(math.ceil(shape.numel() / 4), dtype=torch.int64, device=device).random_(-(2**63), None)
