@@ -50,7 +50,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
 
-    from selfrefine.files import digest, lock, read_lines, write_json, write_whole
+    from selfrefine.files import digest, lock, write_json, write_whole
     from selfrefine.model.adapter import load_adapter, read_settings
     from selfrefine.model.encoding import decode, encode_prompt, uses_chat_template
     from selfrefine.model.sampling import row_seed, sample
@@ -66,8 +66,8 @@ def main() -> None:
         read_config,
     )
     from selfrefine.probe import likeliest_letters
-    from selfrefine.runs import changes, versions
-    from selfrefine.scores import prediction, score, table
+    from selfrefine.runs import FREE, changes, versions
+    from selfrefine.scores import prediction, read_predictions, score, table, without_results
     from selfrefine.tasks.own import read_questions
     from selfrefine.tasks.prompts import prompt
     from selfrefine.tasks.splits import questions as task_questions
@@ -88,16 +88,16 @@ def main() -> None:
     # What was answered before, by a run of the same settings, is not asked again
     student_id = fingerprint(folder)
     settings = vars(args) | {"dtype": str(dtype), "student_id": student_id, "chat_template": chat_template}
-    del settings["batch_size"]  # may be lowered where memory ran out
     if args.adapter:
         settings["adapter_id"] = digest([args.adapter / "adapter_model.safetensors"])
     output = args.output.with_suffix(".json")
     predictions = output.with_suffix(".predictions.jsonl")
     held = lock(predictions)  # noqa: F841, the file's lock
-    if not output.exists() and not predictions.stat().st_size:
-        write_json(output, {"results": {}, "settings": settings})
-    elif changed := changes(output, settings):
+    begun = predictions.stat().st_size or not without_results(output)
+    if begun and (changed := changes(output, settings, FREE | {"batch_size"})):
         raise UserError(changed[0] + ".")
+    if not begun:
+        write_json(output, {"results": {}, "settings": settings})
     asked = {
         (question.task, question.id, form, seed): question
         for question in questions
@@ -105,11 +105,7 @@ def main() -> None:
         for seed in seeds
     }
     keys = list(asked)
-    answered = {}
-    for place, row in read_lines(predictions, torn_end=True):
-        if not {"task", "id", "prompt", "seed", "correct"} <= row.keys():
-            raise UserError(f"{place} was not written by evaluate.py: choose another --output.")
-        answered[row["task"], row["id"], row["prompt"], row["seed"]] = row
+    answered = read_predictions(predictions, asked)
     if answered:
         print(f"{len(answered)} answers are in {predictions} already")
 

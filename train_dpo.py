@@ -100,8 +100,8 @@ def main() -> None:
     else:
         read, files = read_demonstrations(args.demonstrations), args.demonstrations
         demonstrations = data.keep_correct(read) if args.keep == "correct" else read
-        demonstrations = explained(demonstrations, read) if args.preferred == "cot" else demonstrations
         demonstrations = fraction_of(demonstrations, args.fraction, args.seed) if args.fraction else demonstrations
+        demonstrations = explained(demonstrations, read) if args.preferred == "cot" else demonstrations
         if not demonstrations:
             raise UserError("no demonstration has a right answer: look at the teacher's, or add --keep all.")
 

@@ -182,7 +182,7 @@ def file(text: str) -> Path:
     """argparse type: where a file can be written."""
     path = Path(text)
     if not path.name or path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is a folder: name a file")
+        raise argparse.ArgumentTypeError(f"{text!r} names no file")
     return path
 
 
@@ -198,6 +198,8 @@ def _number(text: str, kind: type, fits: Callable, what: str):
 
 def run(main: Callable[[], None]) -> NoReturn:
     """Run a command. Exit codes: 0; 2 bad usage or input; 1 a failed run; 130 or 143 stopped by a signal."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal without θ or ŷ ends no run
     try:
         main()
     except UserError as error:
@@ -230,8 +232,8 @@ def run(main: Callable[[], None]) -> NoReturn:
         sys.exit(
             _say(
                 "out of memory: while training lower --micro-batch-tokens or add --gradient-checkpointing (--dry-run "
-                "estimates what they need), while answering lower --sampling-batch-size (evaluate.py: --batch-size); "
-                "what was done is kept.",
+                "estimates what they need), while answering lower --sampling-batch-size (evaluate.py and annotate: "
+                "--batch-size); what was done is kept.",
                 1,
             )
         )

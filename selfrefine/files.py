@@ -10,6 +10,9 @@ from typing import IO
 
 from selfrefine.errors import UserError
 
+# how a line begins that a kill or a power cut left unfinished; what begins otherwise is not ours
+TORN = (b"{", b"\0")
+
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all, whatever happens meanwhile."""
@@ -29,7 +32,7 @@ def write_json(path: Path, value: object) -> None:
 def read_lines(path: Path, *, torn_end: bool = False) -> Iterator[tuple[str, dict]]:
     """Yield ("FILE line N", object) for each line of a JSONL file; only a newline ends a line, blank lines are skipped.
 
-    With `torn_end`, what follows the last newline is cut off the file: a process was killed while it wrote there.
+    With `torn_end`, half an object after the last newline is cut off the file: a process was killed as it wrote there.
 
     Raises UserError for a file that cannot be read and for a line that is not a JSON object in UTF-8.
     """
@@ -37,9 +40,10 @@ def read_lines(path: Path, *, torn_end: bool = False) -> Iterator[tuple[str, dic
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
-    if torn_end and not content.endswith(b"\n"):
-        content = content[: content.rfind(b"\n") + 1]
-        os.truncate(path, len(content))
+    whole = content.rfind(b"\n") + 1
+    if torn_end and content[whole:].startswith(TORN):
+        content = content[:whole]
+        os.truncate(path, whole)
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         place = f"{path} line {number}"
         if not line.strip():

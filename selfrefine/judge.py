@@ -113,7 +113,7 @@ def read(path: Path) -> list[Judged]:
             choices = {letter: f"{letter}) {option}" for letter, option in options.items()}
             question = "\n".join([row.get("question") or standard_form(row["input"]), *choices.values()])
             target = choices.get(row["target"], row["target"])
-            answer = Judged(str(path), prompt, row["task"], str(row["id"]), question, response, target)
+            answer = Judged(str(path), prompt, row["task"], str(row["id"]), question, response, str(target))
             for name, text in asdict(answer).items():
                 if not isinstance(text, str):
                     raise TypeError(name)
@@ -213,9 +213,9 @@ def _parse() -> argparse.Namespace:
 
 def _require_own(output: Path) -> None:
     """Raise UserError where the output is a file that no judge wrote: the answers themselves, an evaluation."""
-    if output.exists():
+    if output.exists() and output.stat().st_size:
         try:
-            own = "judge" in json.loads(output.read_bytes())
+            own = "judge" in dict(json.loads(output.read_bytes()))
         except (ValueError, TypeError):
             own = False
         if not own:

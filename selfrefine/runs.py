@@ -13,8 +13,14 @@ from selfrefine.files import lock, write_json
 PACKAGES = ("torch", "transformers", "bitsandbytes", "safetensors", "numpy")
 # what may differ between a run and its continuation: where and how fast, not what is computed but for dropout's draws
 FREE = {
-    *("output", "resume", "save_every", "dry_run", "device"),
-    *("micro_batch_tokens", "gradient_checkpointing", "sampling_batch_size"),
+    "output",
+    "resume",
+    "save_every",
+    "dry_run",
+    "device",
+    "micro_batch_tokens",
+    "gradient_checkpointing",
+    "sampling_batch_size",
 }
 
 
@@ -31,6 +37,8 @@ def claim(folder: Path, settings: dict, *, resume: bool, disk: int) -> IO:
         if not resume:
             problems.append(f"--output {folder} already holds a run: add --resume to go on with it, or choose another")
         problems += changes(described, settings)
+    elif described.exists() and _settings(described) is None:
+        problems.append(f"{described} is not of a run: choose another --output")
     free = shutil.disk_usage(folder).free
     if free < disk:
         problems.append(f"--output {folder} has {free / 2**20:.0f} MiB free, the run needs {disk / 2**20:.0f}")
@@ -45,15 +53,22 @@ def versions() -> dict[str, str]:
     return {"python": sys.version.split()[0]} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
-def changes(described: Path, settings: dict) -> list[str]:
+def changes(described: Path, settings: dict, free: set[str] = FREE) -> list[str]:
     """What is wrong with going on with the run that `described` is of: nothing, or one sentence on what changed."""
-    try:
-        before = dict(json.loads(described.read_text(encoding="utf-8"))["settings"])
-    except (OSError, ValueError, KeyError, TypeError):
+    before = _settings(described)
+    if before is None:
         return [f"{described} is missing or broken, so the run cannot go on: choose another --output"]
     now = json.loads(json.dumps(settings, default=str))
     changed = [name for name in sorted(now.keys() | before.keys()) if now.get(name) != before.get(name)]
-    told = [f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in changed if name not in FREE]
+    told = [f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in changed if name not in free]
     if not told:
         return []
     return [f"{described} is of a run with other settings: {', '.join(told)}; use the same, or another --output"]
+
+
+def _settings(described: Path) -> dict | None:
+    """The settings of the run that a file describes, None where it describes none."""
+    try:
+        return dict(json.loads(described.read_text(encoding="utf-8"))["settings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,12 +1,18 @@
 """From answers to accuracies: what was read and by which rule, mean ± std over seeds, the paper's table."""
 
+import json
 import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 
+from selfrefine.errors import UserError
+from selfrefine.files import read_lines
 from selfrefine.tasks.answers import grade
 from selfrefine.tasks.questions import Question
+
+Key = tuple[str, str, str, int]  # task, question id, prompt form, seed
 
 
 def prediction(question: Question, prompt: str, seed: int, text: str, ended: bool) -> dict:
@@ -27,6 +33,37 @@ def prediction(question: Question, prompt: str, seed: int, text: str, ended: boo
         "correct": graded.correct,
         "substring": graded.contains,
     }
+
+
+def read_predictions(path: Path, asked: dict[Key, Question]) -> dict[Key, dict]:
+    """The answers that a predictions file has so far; half a line at its end is cut off.
+
+    Raises UserError for a line that is no prediction, and for an answer to another question than is asked now.
+    """
+    answered: dict[Key, dict] = {}
+    for place, row in read_lines(path, torn_end=True):
+        try:
+            key = row["task"], row["id"], row["prompt"], row["seed"]
+            _scored = row["rule"], row["correct"], row["substring"]
+            question = asked.get(key)
+            answers = question and (row["question"], tuple(row["options"]), row["target"])
+        except (KeyError, TypeError):
+            raise UserError(f"{place} was not written by evaluate.py: choose another --output.") from None
+        if question and answers != (question.question, question.options, question.target):
+            raise UserError(f"{place} answers another question than {key[1]} is now: choose another --output.")
+        answered[key] = row
+    return answered
+
+
+def without_results(output: Path) -> bool:
+    """Whether there is no such file, an empty one, or one that an evaluation began and got no answer for."""
+    try:
+        content = output.read_text(encoding="utf-8")
+        return not content or json.loads(content)["results"] == {}
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def score(predictions: Iterable[dict]) -> dict[str, dict[str, dict]]:

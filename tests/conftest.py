@@ -102,6 +102,7 @@ def tokenizer(student_folder):
 @pytest.fixture
 def command(monkeypatch):
     """Run a script of this project in this process: `command(module, *arguments)` gives its exit code."""
+    import gc
     import signal
     import sys
 
@@ -113,7 +114,10 @@ def command(monkeypatch):
         monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
             run(module.main)
-        return stopped.value.code
+        code = stopped.value.code
+        del stopped
+        gc.collect()  # the run's lock is let go, as at the end of a process
+        return code
 
     yield call
     for number, handler in handlers.items():

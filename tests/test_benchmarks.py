@@ -296,6 +296,7 @@ def test_own_questions_in_a_benchmarks_columns(task: str, tmp_path: Path) -> Non
         ({"question": "Hot?", "target": "5", "id": False}, '"id" must be'),
         ({"question": "Hot? \ud800", "target": "5"}, "surrogate"),
         ({"question": "Hot?", "target": "5", "id": "\ud800"}, "surrogate"),
+        ({"question": "Hot \ud800?", "answer": "So #### 5"}, "surrogate"),
         ({"question": "Hot?", "options": "ice", "target": "A"}, '"options" must be a list'),
         ({"question": "Hot?", "options": ["ice"], "target": "A"}, "has 1 options"),
         ({"question": "Hot?", "options": ["ice", "fire"], "target": "C"}, "neither a letter"),

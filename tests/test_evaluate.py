@@ -76,6 +76,23 @@ def test_what_is_in_the_output_is_not_emptied(command, student_folder, questions
     assert (tmp_path / "mine.json").read_text() == '{"my": "file"}'
 
 
+def test_an_evaluation_that_answered_nothing_does_not_block_its_output(command, student_folder, questions, tmp_path):
+    output = tmp_path / "e.json"
+    long = questions([{"question": "long " * 200, "target": "1"}])
+    assert command(evaluate, *flags(student_folder, long, output)) == 2
+    assert command(evaluate, *flags(student_folder, questions(SUMS), output, "--seeds", 7)) == 0
+    (tmp_path / "empty.json").touch()
+    assert command(evaluate, *flags(student_folder, questions(SUMS), tmp_path / "empty.json")) == 0
+
+
+def test_a_question_that_changed_is_not_given_its_old_answer(command, student_folder, questions, tmp_path, capsys):
+    assert command(evaluate, *flags(student_folder, questions(SUMS), tmp_path / "e.json")) == 0
+    changed = questions([SUMS[0] | {"target": "99"}, *SUMS[1:]])
+    assert command(evaluate, *flags(student_folder, changed, tmp_path / "e.json")) == 2
+    assert "another question than 0 is now" in capsys.readouterr().err
+    assert command(evaluate, *flags(student_folder, questions(SUMS[1:]), tmp_path / "e.json")) == 0
+
+
 def test_pitfall_p25_the_same_seed_twice_is_the_same_file(command, student_folder, questions, tmp_path):
     own, texts = questions(SUMS), []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
@@ -130,8 +147,8 @@ def test_a_prompt_beyond_the_context_is_one_sentence(command, student_folder, qu
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (["--output", "."], "name a file"),
-        (["--output", ""], "name a file"),
+        (["--output", "."], "names no file"),
+        (["--output", ""], "names no file"),
         (["--device", "cpu:5"], "--device cpu:5"),
         (["--max-new-tokens", "9" * 20], "--max-new-tokens"),
         (["--student", "x" * 300], "x" * 300),
@@ -143,9 +160,13 @@ def test_bad_flags_are_one_sentence(command, student_folder, questions, tmp_path
     assert said in error and "Traceback" not in error and "\n" not in error
 
 
-def test_predictions_that_are_none_are_one_sentence(command, student_folder, questions, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "line",
+    ['{"x": 1}', '{"task": ["q"], "id": "0", "prompt": "cot", "seed": 0}', '{"task": "a", "id": "0", "correct": true}'],
+)
+def test_predictions_that_are_none_are_one_sentence(command, student_folder, questions, tmp_path, capsys, line):
     assert command(evaluate, *flags(student_folder, questions(SUMS), tmp_path / "e.json")) == 0
-    (tmp_path / "e.predictions.jsonl").write_text('{"x": 1}\n')
+    (tmp_path / "e.predictions.jsonl").write_text(line + "\n")
     assert command(evaluate, *flags(student_folder, questions(SUMS), tmp_path / "e.json")) == 2
     assert "line 1 was not written by evaluate.py" in capsys.readouterr().err
 

@@ -286,7 +286,6 @@ def test_the_plan_needs_neither_network_nor_torch(tmp_path):
         (["table99"], "table99"),
         (["table1", "--tasks", "obqa", "nope"], "nope"),
         (["table1", "--seeds", "x"], "--seeds"),
-        (["table1", "--data", "/nowhere"], "--data /nowhere"),
     ],
 )
 def test_bad_flags_are_one_sentence(flags, said):
@@ -295,6 +294,26 @@ def test_bad_flags_are_one_sentence(flags, said):
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_folder_of_data_must_be_there_where_it_is_read_and_only_then(tmp_path):
+    common = ["table1", "--data", "/nowhere", "--output", str(tmp_path)]
+    for program, more, code in (
+        ("experiments", [], 2),
+        ("experiments", ["--plan"], 0),
+        ("experiments", ["--plan", "--scale", "pocket"], 0),
+        ("report", [], 0),
+    ):
+        words = [sys.executable, "-m", f"selfrefine.{program}", *common, *more]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        assert ("--data /nowhere: there is no such folder" in done.stderr) == (code == 2)
+
+
+def test_a_terminal_without_greek_letters_ends_nothing(tmp_path):
+    words = [sys.executable, "-m", "selfrefine.experiments", "--help"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and b"usage" in done.stdout
 
 
 def stub(asked: list[Step], *, stop_at: int | None = None, code: int = 0):

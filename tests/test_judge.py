@@ -183,11 +183,13 @@ def test_ratings_are_kept_and_asked_once(command, tmp_path, capfd):
 
 def test_the_answers_are_never_written_over(command, tmp_path, capfd):
     file = predictions(tmp_path / "p.json", count=3)
-    before = file.read_bytes()
-    with Loopback(lambda request: completion("[[2]]")) as server:
-        assert judged(command, server, file, file) == 2
-        assert server.requests == []
-    assert file.read_bytes() == before
+    (tmp_path / "mine.json").write_text('["judge"]')
+    for output in (file, tmp_path / "mine.json"):
+        before = output.read_bytes()
+        with Loopback(lambda request: completion("[[2]]")) as server:
+            assert judged(command, server, output, file) == 2
+            assert server.requests == []
+        assert output.read_bytes() == before
     assert "is another file already" in capfd.readouterr().err
 
 

@@ -13,6 +13,7 @@ from selfrefine.training import log_probs as fast
 from selfrefine.training.batches import collate
 from selfrefine.training.log_probs import response_log_probs
 from selfrefine.training.losses import instruction_loss, plain_log_probs
+from tests.conftest import write_student
 
 CPU = torch.device("cpu")
 
@@ -148,6 +149,19 @@ def test_a_shared_prompt_is_as_good_as_a_prompt_each(student):
     torch.testing.assert_close(shared, alone, rtol=1e-5, atol=1e-5)
     weights = torch.tensor([0.7, -0.7, 0.1, -0.1])
     assert_same(gradients(student, (weights * shared).sum()), gradients(student, (weights * alone).sum()), 1e-5)
+
+
+def test_padding_never_reaches_positions_beyond_the_context(tmp_path):
+    """Pairs whose sides fit the context of 64 and whose row does not, of unlike lengths: as each alone, also where the
+    rotation depends on the highest position that is seen (dynamic RoPE)."""
+    rotation = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
+    folder = write_student(tmp_path, "llama", max_position_embeddings=64, rope_parameters=rotation)
+    student = load_student(folder, CPU, torch.float32)
+    (short, long), (other, another) = sequences((10, 8), (20, 40)), sequences((10, 6), (20, 40), seed=1)
+    pairs = [Sequence(one.prompt, [*one.responses, *two.responses]) for one, two in ((short, other), (long, another))]
+    together = response_log_probs(student, collate(pairs, CPU))
+    alone = torch.cat([response_log_probs(student, collate([pair], CPU)) for pair in pairs])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
 def test_pitfall_p22_one_side_never_sees_the_other(student):

@@ -97,6 +97,19 @@ def test_next_to_no_temperature_takes_the_likeliest(temperature):
     assert draw(logits, torch.tensor([0.99, 0.99]), temperature).tolist() == [1, 0]
 
 
+def test_no_row_of_the_mask_sees_nothing_and_no_limit_is_too_high(student, monkeypatch):
+    """Prompts of unlike lengths: padding sees itself, or a kernel may make NaN of it."""
+    from selfrefine.model import sampling
+
+    seen, original = [], sampling.additive
+    monkeypatch.setattr(
+        sampling, "additive", lambda visible, dtype: (seen.append(visible), original(visible, dtype))[1]
+    )
+    arguments = {"end_ids": range(320), "temperature": 1.0, "max_new_tokens": 2**40}
+    assert len(list(sample(student, [[1, 5], [1, 5, 9, 7]], [0, 1], **arguments))) == 2
+    assert seen and all(visible.any(dim=-1).all() for visible in seen)
+
+
 def test_seeds_differ_by_run_and_by_what_is_asked():
     assert row_seed(0, "a", "b") == row_seed(0, "a", "b")
     assert len({row_seed(0, "a", "b"), row_seed(1, "a", "b"), row_seed(0, "ab", ""), row_seed(0, "a", "c")}) == 4

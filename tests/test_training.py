@@ -279,6 +279,13 @@ def test_another_students_adapter_is_refused_before_anything_is_written(
     assert "another student" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
+def test_a_file_of_the_users_is_not_written_over(command, student_folder, demonstrations, tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"mine": 1}')
+    assert command(train_it, *phase_1(student_folder, demonstrations, tmp_path)) == 2
+    assert "config.json is not of a run" in capsys.readouterr().err
+    assert (tmp_path / "config.json").read_text() == '{"mine": 1}'
+
+
 def test_a_run_that_got_nowhere_does_not_block_its_folder(command, student_folder, demonstrations, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.json").write_text('{"settings": {"epochs": 77}}')
@@ -390,18 +397,21 @@ def test_pitfall_p9_a_stale_reference_is_not_used(student_folder, student, tmp_p
     pairs = [Sequence([1, 5 + i], [[7, 8, 2], [9, 2]]) for i in range(4)]
     path = tmp_path / "reference.safetensors"
     state = torch.get_rng_state()
-    first = reference_log_probs(student, pairs, [[2, 0], [3]], 64, path)
+    first = reference_log_probs(student, pairs, [[2, 0], [3]], 64, path, after_each=lambda: None)
     assert torch.equal(torch.get_rng_state(), state)
     assert first.chosen.isnan().tolist() == [False, True, False, False]
-    kept = reference_log_probs(student, pairs, [[2, 0], [3]], 64, path)
+    kept = reference_log_probs(student, pairs, [[2, 0], [3]], 64, path, after_each=lambda: None)
     assert kept.seconds == first.seconds
     for side in ("chosen", "rejected"):
         torch.testing.assert_close(getattr(kept, side), getattr(first, side), rtol=0, atol=0, equal_nan=True)
     changed = [*pairs[:3], Sequence([1, 8], [[7, 8, 2], [10, 2]])]
-    other = reference_log_probs(student, changed, [[2, 0], [3]], 64, path)
+    other = reference_log_probs(student, changed, [[2, 0], [3]], 64, path, after_each=lambda: None)
     assert other.rejected[3] != first.rejected[3] and other.rejected[2] == first.rejected[2]
     path.write_bytes(path.read_bytes()[:40])
-    assert reference_log_probs(student, changed, [[2, 0], [3]], 64, path).rejected[3] == other.rejected[3]
+    assert (
+        reference_log_probs(student, changed, [[2, 0], [3]], 64, path, after_each=lambda: None).rejected[3]
+        == other.rejected[3]
+    )
 
 
 def test_a_signal_while_the_reference_is_computed_ends_the_run_there(

@@ -11,6 +11,7 @@ import shutil
 import signal
 
 from selfrefine import command, report
+from selfrefine.errors import UserError
 from selfrefine.experiments import options
 from selfrefine.experiments.layout import commands
 from selfrefine.experiments.plans import NAMES, plan
@@ -35,6 +36,8 @@ def main() -> None:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--plan | head` ends in peace
         print(described(args.name, settings, steps))
         return
+    if settings.data and not settings.data.is_dir() and any("--data" in step.words for step in steps):
+        raise UserError(f"--data {settings.data}: there is no such folder.")
     if not settings.pocket and not shutil.which("nvidia-smi"):
         print("warning: no NVIDIA GPU is seen here; on a CPU the paper's models take months, --scale pocket minutes")
     if settings.pocket and os.environ.setdefault(ONE_THREAD, "1") == "1":

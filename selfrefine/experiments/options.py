@@ -40,9 +40,7 @@ def parser(program: str, description: str) -> command.Parser:
 
 
 def settings(args: argparse.Namespace) -> Settings:
-    """The flags as settings; UserError for a task or a folder of data that is not one."""
-    if args.data and not args.data.is_dir():
-        raise UserError(f"--data {args.data}: there is no such folder.")
+    """The flags as settings; UserError for a task that is not one."""
     known = (*TITLES, *POCKET_TASKS)
     for task in args.tasks or ():
         if task not in known:

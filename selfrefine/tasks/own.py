@@ -29,6 +29,8 @@ def read_questions(path: Path) -> list[Question]:
             raise UserError(
                 f'{place} needs "question" and "target" (and "options" for a choice), or a benchmark\'s columns.'
             )
+        for text in (question.question, *question.options):
+            check_text(text, place)
         if not question.target:
             raise UserError(f"{place} has no answer: give it one or remove the line.")
         if (task, identity) in found:
@@ -54,8 +56,6 @@ def _own_question(row: dict, task: str, identity: str, place: str) -> Question:
                 f'{place}: the target "{target[:50]}" is neither a letter of the options nor the text of just one.'
             )
         target = LETTERS[options.index(target)]
-    for text in (row["question"], *options):
-        check_text(text, place)
     return Question(task, identity, clean(row["question"]), target, options)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from selfrefine.errors import RunError, UserError
-from selfrefine.files import lock, read_lines
+from selfrefine.files import TORN, lock, read_lines
 from selfrefine.teachers import Answer, Key, Refusal
 
 _SYNC_SECONDS = 1.0
@@ -103,6 +103,8 @@ def _mend(file: int, path: Path) -> None:
     try:
         json.loads(tail)
     except ValueError:
+        if not tail.startswith(TORN):
+            raise UserError(f"{path} was not written by this command: give another --output.") from None
         os.ftruncate(file, len(whole) + len(newline))
         print(f"{path}: removed half a line ({len(tail)} bytes) at its end; it is asked again.", file=sys.stderr)
     else:

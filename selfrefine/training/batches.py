@@ -34,7 +34,9 @@ def collate(sequences: Rows[Sequence], device: torch.device) -> Batch:
         prompt, padding = len(s.prompt), width - len(s)
         ids.append([*s.prompt, *(token for response in s.responses for token in response), *[0] * padding])
         own = [t for response in s.responses for t in range(prompt, prompt + len(response))]
-        positions.append([*range(prompt), *own, *range(len(s), width)])  # no jump: transformers would see packed rows
+        # no jump after one response, which transformers would take for packed rows; a pair may be beyond the context
+        beyond = range(len(s), width) if len(s.responses) == 1 else [0] * padding
+        positions.append([*range(prompt), *own, *beyond])
         branch = [number for number, response in enumerate(s.responses, start=1) for _ in response]
         branches.append([*[0] * prompt, *branch, *[-1] * padding])
         begin = prompt

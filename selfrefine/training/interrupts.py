@@ -16,7 +16,7 @@ class Interrupts:
         if self.requested is not None:
             raise KeyboardInterrupt
         self.requested = number
-        print("\nstopping after this step, with a checkpoint; once more to stop at once", file=sys.stderr)
+        print("\nstopping as soon as what is done is kept; once more to stop at once", file=sys.stderr)
 
     def leave_if_requested(self) -> None:
         """End the process with the signal's exit code, 143 or 130, once the work so far is on disk."""

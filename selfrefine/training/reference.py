@@ -36,7 +36,7 @@ def reference_log_probs(
     budget: int,
     path: Path,
     *,
-    after_each: Callable[[], None] = lambda: None,
+    after_each: Callable[[], None],
 ) -> Reference:
     """Score the pairs of each group (an optimizer step's rows, or the validation's) with the student as it is now.
 
