@@ -149,12 +149,12 @@ def micro_batch_tokens(device) -> int:
 
 
 def natural(text: str) -> int:
-    """argparse type: an integer of at least 0."""
+    """argparse type: an integer from 0 to below 2³², a seed too."""
     return _number(text, int, lambda value: 0 <= value < 2**32, "a whole number of at least 0 and below 2^32")
 
 
 def positive(text: str) -> int:
-    """argparse type: an integer of at least 1."""
+    """argparse type: an integer from 1 to below 2³²."""
     return _number(text, int, lambda value: 1 <= value < 2**32, "a whole number of at least 1 and below 2^32")
 
 

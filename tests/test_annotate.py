@@ -201,13 +201,14 @@ def test_a_second_annotator_says_so_and_stops(command, tmp_path, capfd):
     assert command(annotate, *scripted(output)) == 0
 
 
-def test_a_file_of_something_else_is_left_as_it_is(command, tmp_path, capfd):
+@pytest.mark.parametrize("content", ["my first line\nmy last line, no newline", "the answer\n42"])
+def test_a_file_of_something_else_is_left_as_it_is(command, tmp_path, capfd, content):
     file = tmp_path / "notes.txt"
-    file.write_text("my first line\nmy last line, no newline")
+    file.write_text(content)
     flags = ["--task", "pocket", "--teacher", "pocket", "--limit", 2, "--output", file]
     assert command(annotate, *flags) == 2
     assert "was not written by this command" in capfd.readouterr().err
-    assert file.read_text() == "my first line\nmy last line, no newline"
+    assert file.read_text() == content
 
 
 def test_a_full_disk_leaves_whole_lines(tmp_path):

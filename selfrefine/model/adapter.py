@@ -58,6 +58,7 @@ def read_settings(folder: Path) -> AdapterSettings:
     """The settings of an adapter folder, without its tensors.
 
     An adapter made by PEFT has no `selfrefine.json`: then the fingerprint is empty and no chat template is assumed.
+    UserError where the configuration is missing, broken, or of a LoRA that scales otherwise (rsLoRA, DoRA, patterns).
     """
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))

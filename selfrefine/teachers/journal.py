@@ -100,11 +100,11 @@ def _mend(file: int, path: Path) -> None:
     whole, newline, tail = content.rpartition(b"\n")
     if not tail:
         return
+    if not tail.startswith(TORN):
+        raise UserError(f"{path} was not written by this command: give another --output.")
     try:
         json.loads(tail)
     except ValueError:
-        if not tail.startswith(TORN):
-            raise UserError(f"{path} was not written by this command: give another --output.") from None
         os.ftruncate(file, len(whole) + len(newline))
         print(f"{path}: removed half a line ({len(tail)} bytes) at its end; it is asked again.", file=sys.stderr)
     else:
