@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
-from transformers import Cache
+from transformers import Cache, DynamicCache
 
 from selfrefine.errors import UserError
 from selfrefine.model.attention import additive
@@ -18,6 +18,7 @@ from selfrefine.model.nf4 import dequantized
 from selfrefine.model.student import Student, context
 
 BLOCK = 64  # columns by which the cache grows
+READ = 8  # prompts read together: few enough to be of like lengths, so that little is padding
 
 
 @dataclass(frozen=True)
@@ -29,35 +30,39 @@ class Sampled:
 
 
 class KeyValues(Cache):
-    """Keys and values of all layers so far, (rows, h_kv, capacity, d) each, written in place and grown by blocks.
+    """Keys and values of all layers, (B, h_kv, capacity, d) each, a token at the column of its position.
 
-    What is not written yet is zero and must be masked. transformers' own growing cache copies all of it every token.
+    New ones are written in place, and room is made by blocks: transformers' own growing cache copies all of it every
+    token. What stands right of a row's newest token is of no use and must be masked.
     """
 
-    def __init__(self):
+    def __init__(self, rows: int):
         super().__init__(layers=[])
-        self.capacity = 0
+        self.rows, self.capacity = rows, 0
+        self.positions = torch.empty(0)  # (B,) int64: where the next token of each row is written
         self.stored: list[list[torch.Tensor]] = []  # [keys, values] of each layer
-        self.lengths: list[int] = []
 
-    def reserve(self, length: int) -> int:
-        """Make room for `length` columns in all; the number of columns that attention will see."""
+    def reserve(self, length: int) -> None:
+        """Make room for `length` tokens a row."""
         if length > self.capacity:
-            self.capacity = -(-length // BLOCK) * BLOCK
-            for layer in self.stored:
-                layer[:] = [F.pad(part, (0, 0, 0, self.capacity - part.shape[2])) for part in layer]
-        return self.capacity
+            more = -(-length // BLOCK) * BLOCK - self.capacity
+            self.capacity += more
+            self.stored = [[F.pad(part, (0, 0, 0, more)) for part in layer] for layer in self.stored]
+
+    def put(self, begin: int, read: DynamicCache) -> None:
+        """The prompts of the rows from `begin` on, as transformers' cache holds them after reading."""
+        for number, layer in enumerate(read.layers):
+            both = layer.keys, layer.values  # (b, h_kv, T, d) each
+            if number == len(self.stored):
+                self.stored.append([p.new_zeros(self.rows, p.shape[1], self.capacity, p.shape[3]) for p in both])
+            for whole, part in zip(self.stored[number], both, strict=True):
+                whole[begin : begin + len(part), :, : part.shape[2]] = part
 
     def update(self, key: torch.Tensor, value: torch.Tensor, layer: int, *_, **__) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append a layer's new keys and values, (rows, h_kv, T, d); give all, the room for later ones included."""
-        if layer == len(self.stored):
-            rows, heads, _, size = key.shape
-            self.stored.append([key.new_zeros(rows, heads, self.capacity, size) for _ in range(2)])
-            self.lengths.append(0)
-        begin, end = self.lengths[layer], self.lengths[layer] + key.shape[2]
+        """Write a layer's keys and values of one new token a row, (B, h_kv, 1, d); give all, unused room included."""
         keys, values = self.stored[layer]
-        keys[:, :, begin:end], values[:, :, begin:end] = key, value
-        self.lengths[layer] = end
+        rows = torch.arange(len(keys), device=keys.device)
+        keys[rows, :, self.positions], values[rows, :, self.positions] = key[:, :, 0], value[:, :, 0]
         return keys, values
 
     def keep(self, rows: torch.Tensor) -> None:
@@ -119,30 +124,20 @@ def _sample_batch(
     temperature: float,
 ) -> list[Sampled]:
     device, dtype = student.device, student.dtype
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    width = int(lengths.max())
-    ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts], device=device)  # (B, T), left pads
-    padding = width - lengths  # (B,): from lengths, no token id stands for padding
-    positions = (torch.arange(width, device=device) - padding[:, None]).clamp(min=0)  # (B, T), padding not counted
+    width = max(map(len, prompts))
+    cache = KeyValues(len(prompts))
+    cache.reserve(width)
+    hidden = torch.cat(  # (B, H)
+        [_read(student, prompts[begin : begin + READ], begin, cache) for begin in range(0, len(prompts), READ)]
+    )
+    positions = torch.tensor([len(prompt) for prompt in prompts], device=device)  # (B,): of the tokens to come
     ends = torch.tensor(list(end_ids), device=device)
     uniforms, limits = uniforms.to(device), limits.to(device)
 
-    cache = KeyValues()
     alive = torch.arange(len(prompts), device=device)  # rows that have not ended yet
     drawn: list[list[int]] = [[] for _ in prompts]
     ended = [False] * len(prompts)
     for step in range(uniforms.shape[1]):
-        columns = torch.arange(cache.reserve(width + step), device=device)
-        own = columns[width + step - ids.shape[1] : width + step, None]  # (T, 1): where the new tokens stand
-        visible = (columns <= own) & (columns >= padding[:, None, None])  # (alive, T, columns): no padding, no future
-        visible |= columns == own  # padding sees itself: no kernel gets a row that sees nothing
-        hidden = student.base_model(
-            input_ids=ids,
-            attention_mask=additive(visible[:, None], dtype),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]  # (alive, H)
         tokens = draw(student.get_output_embeddings()(hidden).float(), uniforms[alive, step], temperature)  # (alive,)
         stops = torch.isin(tokens, ends)
         for row, token, stop in zip(alive.tolist(), tokens.tolist(), stops.tolist(), strict=True):
@@ -154,12 +149,32 @@ def _sample_batch(
         if keep.numel() == 0:
             break
         if keep.numel() < alive.numel():  # ended rows leave the batch
-            alive, tokens, positions = alive[keep], tokens[keep], positions[keep]
-            padding, limits = padding[keep], limits[keep]
+            alive, tokens, positions, limits = alive[keep], tokens[keep], positions[keep], limits[keep]
             cache.keep(keep)
-        ids = tokens[:, None]
-        positions = positions[:, -1:] + 1
+        cache.reserve(width + step + 1)
+        cache.positions = positions
+        visible = torch.arange(cache.capacity, device=device) <= positions[:, None]  # (alive, capacity)
+        hidden = student.base_model(
+            input_ids=tokens[:, None],
+            attention_mask=additive(visible[:, None, None], dtype),
+            position_ids=positions[:, None],
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]  # (alive, H)
+        positions = positions + 1
     return [Sampled(row, stop) for row, stop in zip(drawn, ended, strict=True)]
+
+
+def _read(student: Student, prompts: list[list[int]], begin: int, cache: KeyValues) -> torch.Tensor:
+    """Put the prompts of the rows from `begin` on into the cache; the states that predict their first answer tokens,
+    (b, H)."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([prompt + [0] * (width - len(prompt)) for prompt in prompts], device=student.device)  # (b, T)
+    read = DynamicCache()
+    # right padding needs no mask: under causal attention no real token sees what comes after it
+    hidden = student.base_model(input_ids=ids, past_key_values=read, use_cache=True).last_hidden_state  # (b, T, H)
+    cache.put(begin, read)
+    return hidden[torch.arange(len(prompts)), [len(prompt) - 1 for prompt in prompts]]
 
 
 def draw(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float) -> torch.Tensor:
