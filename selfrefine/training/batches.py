@@ -12,6 +12,8 @@ from torch import Tensor
 
 from selfrefine.model.encoding import Sequence
 
+GROUP_COST = 64  # what a micro-batch takes by itself, dequantising mostly, in the tokens that take as long
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -71,15 +73,24 @@ def step_rows(rows: int, batch_size: int, seed: int, step: int) -> list[int]:
 
 
 def micro_batches(rows: Rows[int], sequences: Rows[Sequence], budget: int) -> list[list[int]]:
-    """Group a step's rows (indices into `sequences`), like lengths together, each group within `budget` tokens.
+    """Group a step's rows (indices into `sequences`) by length, so that as few tokens as can be are computed.
 
-    A group counts as its size times its longest; a row longer than the budget goes alone. Longest first: what does
-    not fit in memory fails at once.
+    A group takes its size times its longest, at most `budget`; a row longer than that goes alone. Longest first: what
+    does not fit in memory fails at once.
     """
-    groups: list[list[int]] = []
-    for row in sorted(rows, key=lambda row: len(sequences[row]), reverse=True):
-        if groups and (len(groups[-1]) + 1) * len(sequences[groups[-1][0]]) <= budget:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return groups
+    ordered = sorted(rows, key=lambda row: len(sequences[row]), reverse=True)
+    best = [(0, 0)]  # for the first n rows: the least cost in tokens, and where their last group begins
+    for end in range(1, len(ordered) + 1):
+        ways = []
+        for begin in reversed(range(end)):
+            tokens = (end - begin) * len(sequences[ordered[begin]])  # grows as the group does
+            if ways and tokens > budget:
+                break
+            ways.append((best[begin][0] + tokens + GROUP_COST, begin))
+        best.append(min(ways))
+    groups, end = [], len(ordered)
+    while end:
+        begin = best[end][1]
+        groups.append(ordered[begin:end])
+        end = begin
+    return groups[::-1]
