@@ -68,6 +68,7 @@ def main() -> None:
     from selfrefine.model.adapter import AdapterSettings, load_adapter, read_settings, require_student, save_adapter
     from selfrefine.model.encoding import uses_chat_template
     from selfrefine.model.lora import add_lora, lora_parameters
+    from selfrefine.model.nf4 import hold_dequantized
     from selfrefine.model.student import find, fingerprint, load_student, load_tokenizer, read_config
     from selfrefine.preferences import build_pairs, explained, questions_of, sample_answers
     from selfrefine.records import read_demonstrations, read_preferences, write_records
@@ -124,6 +125,8 @@ def main() -> None:
 
     # π_inst: the student as phase 1 left it
     student = load_student(folder, device, dtype, gradient_checkpointing=args.gradient_checkpointing)
+    if args.dequantize_once:
+        hold_dequantized(student)
     if args.adapter:
         load_adapter(student, args.adapter, student_id, dropout=args.lora_dropout)
     else:

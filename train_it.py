@@ -45,6 +45,7 @@ def main() -> None:
     from selfrefine.model.adapter import AdapterSettings, save_adapter
     from selfrefine.model.encoding import uses_chat_template
     from selfrefine.model.lora import add_lora, lora_parameters
+    from selfrefine.model.nf4 import hold_dequantized
     from selfrefine.model.student import find, fingerprint, load_student, load_tokenizer, read_config
     from selfrefine.records import read_demonstrations
     from selfrefine.runs import claim
@@ -95,6 +96,8 @@ def main() -> None:
 
     # The student: a frozen 4-bit base, and float32 adapters that are all that is trained
     student = load_student(folder, device, dtype, gradient_checkpointing=args.gradient_checkpointing)
+    if args.dequantize_once:
+        hold_dequantized(student)
     add_lora(student, rank=args.lora_rank, alpha=args.lora_alpha, dropout=args.lora_dropout, seed=args.seed)
     adapter = AdapterSettings(
         args.lora_rank, args.lora_alpha, args.lora_dropout, args.student, student_id, chat_template

@@ -116,6 +116,11 @@ def add_training_flags(parser: Parser, *, lora_dropout: float) -> None:
         action="store_true",
         help="recompute activations in the backward: slower, smaller",
     )
+    memory.add_argument(
+        "--dequantize-once",
+        action="store_true",
+        help="hold the 4-bit weights in the compute type too: faster, larger (--dry-run prints by how much)",
+    )
     saving = parser.add_argument_group("saving")
     saving.add_argument("--save-every", type=positive, default=50, metavar="STEPS", help="steps between checkpoints")
     saving.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")

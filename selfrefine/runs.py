@@ -20,6 +20,7 @@ FREE = {
     "device",
     "micro_batch_tokens",
     "gradient_checkpointing",
+    "dequantize_once",
     "sampling_batch_size",
 }
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from selfrefine.model.lora import LoRALinear, add_lora, dropout_mask, lora_layers, lora_parameters
-from selfrefine.model.nf4 import NF4Linear, dequantized
+from selfrefine.model.nf4 import NF4Linear, dequantized, hold_dequantized
 from selfrefine.model.sampling import sample
 from selfrefine.model.student import load_student
 from selfrefine.training.batches import collate
@@ -84,6 +84,20 @@ def test_dequantised_once_is_the_same_layer():
         assert frozen.dense is not None
         assert torch.equal(frozen(x), expected)
     assert frozen.dense is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_held_dequantised_train_to_the_same_bits(student_folder, dtype):
+    """And sampling, which holds them for itself otherwise, leaves them held."""
+    batch = collate(sequences((5, 9), (3, 4)), CPU)
+    plain, held = (load_student(student_folder, CPU, dtype) for _ in range(2))
+    for student in (plain, held):
+        add_lora(student, rank=4, alpha=8, dropout=0.0, seed=0)
+    hold_dequantized(held)
+    list(sample(held, [[1, 5, 9]], [0], end_ids=[2], temperature=0.1, max_new_tokens=5))
+    assert all(layer.dense.dtype == dtype for layer in held.modules() if isinstance(layer, NF4Linear))
+    expected = gradients(plain.train(), -response_log_probs(plain, batch).sum())
+    assert_same(gradients(held.train(), -response_log_probs(held, batch).sum()), expected, 0.0)
 
 
 def test_no_adapter_is_bit_equal_to_the_base(student_folder):

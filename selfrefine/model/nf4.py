@@ -35,7 +35,7 @@ class NF4Linear(bnb.nn.Linear4bit):
         self.weight = bnb.nn.Params4bit(values, requires_grad=False, quant_type="nf4", module=self).to(device)
         self.weight.quant_state.dtype = dtype  # what dequantising gives
         self.bias = None if bias is None else nn.Parameter(bias.to(device, dtype), requires_grad=False)
-        self.dense: torch.Tensor | None = None
+        self.dense: torch.Tensor | None = None  # the weight in the compute dtype, (out, in), while it is held
 
     def dequantize(self) -> torch.Tensor:
         """The weight in the compute dtype, (out, in)."""
@@ -45,6 +45,13 @@ class NF4Linear(bnb.nn.Linear4bit):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, self.dequantize(), self.bias)  # (..., in) -> (..., out)
+
+
+def hold_dequantized(model: nn.Module) -> None:
+    """Keep every 4-bit weight in the compute dtype too: dequantised once, not twice a micro-batch; the same bits."""
+    for layer in model.modules():
+        if isinstance(layer, NF4Linear):
+            layer.dense = layer.dequantize()
 
 
 def free_memory(device: torch.device) -> int:
@@ -60,7 +67,7 @@ def dequantized(model: nn.Module) -> Iterator[None]:
 
     Each new token would otherwise dequantise the whole model once: most of the time of a small batch.
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, NF4Linear)]
+    layers = [layer for layer in model.modules() if isinstance(layer, NF4Linear) and layer.dense is None]
     needed = sum(layer.in_features * layer.out_features * layer.compute_dtype.itemsize for layer in layers)
     try:
         if layers and needed < free_memory(layers[0].weight.device) / 2:

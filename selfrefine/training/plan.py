@@ -46,6 +46,7 @@ def memory(config: PretrainedConfig, args: argparse.Namespace, dtype: torch.dtyp
     alive = layers * hidden * dtype.itemsize + a_layer if args.gradient_checkpointing else layers * a_layer
     return {
         "4-bit layers": int(linear * (0.5 + 1 / 64 + 4 / (64 * 256))),
+        **({"the same dequantised": linear * dtype.itemsize} if args.dequantize_once else {}),
         "embeddings and head": tables * dtype.itemsize,
         "adapters, gradients, moments": _adapter(config, args.lora_rank) * 4 * 4,
         "activations": tokens * alive,
