@@ -80,7 +80,7 @@ def main() -> None:
     from selfrefine.training.interrupts import Interrupts
     from selfrefine.training.log_probs import response_log_probs
     from selfrefine.training.losses import dpo_loss, dpo_margin
-    from selfrefine.training.plan import describe, disk
+    from selfrefine.training.plan import dequantize_once, describe, disk
     from selfrefine.training.progress import PAIR_METRICS, Metrics, displacement, require_finite, require_start
     from selfrefine.training.reference import reference_log_probs
     from selfrefine.training.schedule import linear
@@ -112,6 +112,8 @@ def main() -> None:
         return [args.learning_rate * linear(step, steps, args.warmup_steps) for step in range(steps)]
 
     most = len(pairs) if args.preferences else len(questions_of(demonstrations))
+    if args.dequantize_once is None:
+        args.dequantize_once = dequantize_once(config, device, dtype)
     print(describe(config, args, planned_rates(most), most, dtype))
     if args.dry_run:
         return

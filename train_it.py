@@ -56,7 +56,7 @@ def main() -> None:
     from selfrefine.training.interrupts import Interrupts
     from selfrefine.training.log_probs import response_log_probs
     from selfrefine.training.losses import instruction_loss
-    from selfrefine.training.plan import describe, disk
+    from selfrefine.training.plan import dequantize_once, describe, disk
     from selfrefine.training.progress import Metrics, require_finite
     from selfrefine.training.schedule import cosine
 
@@ -87,6 +87,8 @@ def main() -> None:
     warmup = math.ceil(args.warmup_ratio * steps)
     rates = [args.learning_rate * cosine(step, steps, warmup) for step in range(steps)]
     validate_every = args.validate_every or max(1, steps // 10)
+    if args.dequantize_once is None:
+        args.dequantize_once = dequantize_once(config, device, dtype)
     print(describe(config, args, rates, len(train), dtype))
     if args.dry_run:
         return

@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--lora-rank", type=command.positive, default=64)
     parser.add_argument("--micro-batch-tokens", type=command.positive, help="default: as the scripts'")
     parser.add_argument("--gradient-checkpointing", action="store_true")
-    parser.add_argument("--dequantize-once", action="store_true")
+    parser.add_argument("--dequantize-once", action=argparse.BooleanOptionalAction)
     command.add_machine_flags(parser)
     args = parser.parse_args()
     if args.prompts and args.phase != "sample":
@@ -104,6 +104,7 @@ def _student(args: argparse.Namespace, device, dtype):
 
     from selfrefine.model.nf4 import hold_dequantized
     from selfrefine.model.student import build, load_student, load_tokenizer, read_config
+    from selfrefine.training.plan import dequantize_once
 
     if args.config in CONFIGS:
         family, shape = CONFIGS[args.config]
@@ -117,6 +118,8 @@ def _student(args: argparse.Namespace, device, dtype):
         raise UserError(f"--config {args.config}: give one of {', '.join(CONFIGS)}, or a model's folder.")
     if args.gradient_checkpointing:
         student.activation_checkpointing_enable({"use_reentrant": False})
+    if args.dequantize_once is None:
+        args.dequantize_once = dequantize_once(config, device, dtype)
     if args.dequantize_once:
         hold_dequantized(student)
     return student, tokenizer

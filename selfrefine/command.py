@@ -118,8 +118,8 @@ def add_training_flags(parser: Parser, *, lora_dropout: float) -> None:
     )
     memory.add_argument(
         "--dequantize-once",
-        action="store_true",
-        help="hold the 4-bit weights in the compute type too: faster, larger (--dry-run prints by how much)",
+        action=argparse.BooleanOptionalAction,
+        help="hold the 4-bit weights in 16 or 32 bits too: faster, larger (default: on a CPU with memory to spare)",
     )
     saving = parser.add_argument_group("saving")
     saving.add_argument("--save-every", type=positive, default=50, metavar="STEPS", help="steps between checkpoints")

@@ -269,6 +269,20 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(command, student_folder, d
     assert not (tmp_path / "run").exists()
 
 
+def test_holding_the_weights_dequantised_changes_no_bit(
+    command, student_folder, demonstrations, preferences, tmp_path, capsys
+):
+    """A CPU's default against its opposite, in both phases, with dropout in phase 1."""
+    for held in ("--dequantize-once", "--no-dequantize-once"):
+        instructed = tmp_path / f"it{held}"
+        assert command(train_it, *phase_1(student_folder, demonstrations, instructed), held) == 0
+        flags = phase_2(student_folder, instructed, tmp_path / f"dpo{held}")
+        assert command(train_dpo, *flags, "--preferences", preferences, held) == 0
+        assert capsys.readouterr().out.count("the same dequantised") == (2 if held == "--dequantize-once" else 0)
+    for phase in ("it", "dpo"):
+        same_run(tmp_path / f"{phase}--dequantize-once", tmp_path / f"{phase}--no-dequantize-once")
+
+
 def test_another_students_adapter_is_refused_before_anything_is_written(
     command, student_folder, instructed, preferences, tmp_path, capsys
 ):

@@ -5,6 +5,7 @@ import argparse
 import torch
 from transformers import PretrainedConfig
 
+from selfrefine.model.nf4 import free_memory
 from selfrefine.training.batches import steps_per_epoch
 from selfrefine.training.checkpoint import KEPT
 from selfrefine.training.log_probs import CHUNK
@@ -35,7 +36,7 @@ def memory(config: PretrainedConfig, args: argparse.Namespace, dtype: torch.dtyp
     hidden, layers, inner = config.hidden_size, config.num_hidden_layers, config.intermediate_size
     shapes = _shapes(config)
     queries, keys = shapes[0][1], shapes[1][1]
-    linear = layers * sum(i * o for i, o in shapes)
+    linear = _linear(config)
     tables = config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
     # what one layer keeps for its backward, elements a token: the stream before each norm and after it, q k v turned
     # and as stored, attention's output twice, gate, up and their product; with dropout, what each linear kept
@@ -52,6 +53,16 @@ def memory(config: PretrainedConfig, args: argparse.Namespace, dtype: torch.dtyp
         "activations": tokens * alive,
         "logits": min(tokens, CHUNK) * config.vocab_size * 4 * 2,
     }
+
+
+def dequantize_once(config: PretrainedConfig, device: torch.device, dtype: torch.dtype) -> bool:
+    """--dequantize-once where it is not given: on a CPU, where half of the memory that is free is enough."""
+    return device.type == "cpu" and _linear(config) * dtype.itemsize < free_memory(device) / 2
+
+
+def _linear(config: PretrainedConfig) -> int:
+    """Weights in 4-bit layers."""
+    return config.num_hidden_layers * sum(i * o for i, o in _shapes(config))
 
 
 def _shapes(config: PretrainedConfig) -> list[tuple[int, int]]:
