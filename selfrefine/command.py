@@ -225,7 +225,7 @@ def run(main: Callable[[], None]) -> NoReturn:
             errno.ENAMETOOLONG,
         ):
             raise
-        sys.exit(_say(f"{error.filename or 'a file'}: {error.strerror}; nothing written before is lost.", 1))
+        sys.exit(_say(f"{error.filename or 'the output'}: {error.strerror}; nothing written before is lost.", 1))
     except UnicodeEncodeError as error:
         sys.exit(_say(f"{error.object[:100]!r} is no Unicode text, so it cannot be written: rename or mend it.", 2))
     except KeyboardInterrupt:
