@@ -43,9 +43,10 @@ def main() -> None:
     parser.add_argument("--steps", type=command.positive, default=3, help="timed, after one that is not")
     parser.add_argument("--max-new-tokens", type=command.positive, default=64, help="sampled for each prompt")
     parser.add_argument("--lora-rank", type=command.positive, default=64)
-    parser.add_argument("--micro-batch-tokens", type=command.positive, help="default: as the scripts'")
-    parser.add_argument("--gradient-checkpointing", action="store_true")
-    parser.add_argument("--dequantize-once", action=argparse.BooleanOptionalAction)
+    as_there = "as in train_it.py and train_dpo.py, its default too"
+    parser.add_argument("--micro-batch-tokens", type=command.positive, help=as_there)
+    parser.add_argument("--gradient-checkpointing", action="store_true", help=as_there)
+    parser.add_argument("--dequantize-once", action=argparse.BooleanOptionalAction, help=as_there)
     command.add_machine_flags(parser)
     args = parser.parse_args()
     if args.prompts and args.phase != "sample":
