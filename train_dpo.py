@@ -234,7 +234,7 @@ def main() -> None:
                 save_adapter(student, args.output, adapter)
         if interrupts.requested or (progress.step % args.save_every == 0 and progress.step < steps):
             save_checkpoint(args.output, parameters, optimizer, progress)
-        interrupts.leave_if_requested()
+            interrupts.leave_if_requested()  # not below: what came after the `if` has no checkpoint yet
 
     save_adapter(student, args.output / "last", adapter)
     if not validation:

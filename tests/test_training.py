@@ -269,6 +269,35 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(command, student_folder, d
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("phase", [1, 2])
+def test_a_signal_just_after_the_step_asked_for_one_costs_no_step(
+    command, student_folder, demonstrations, instructed, preferences, tmp_path, monkeypatch, phase
+):
+    """It is seen a step later: nothing ever leaves without a checkpoint."""
+    from selfrefine.training import interrupts
+
+    class Late(interrupts.Interrupts):
+        come = None
+
+        def __init__(self):
+            pass
+
+        @property
+        def requested(self):
+            before, metrics = self.come, tmp_path / "run/metrics.jsonl"
+            if metrics.exists() and "grad_norm" in metrics.read_text():
+                self.come = 15
+            return before
+
+    monkeypatch.setattr(interrupts, "Interrupts", Late)
+    script, flags = train_it, phase_1(student_folder, demonstrations, tmp_path / "run")
+    if phase == 2:
+        script, flags = train_dpo, phase_2(student_folder, instructed, tmp_path / "run")
+        flags += ["--preferences", str(preferences)]
+    assert command(script, *flags, "--save-every", "1000") == 143
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000002"]
+
+
 def test_holding_the_weights_dequantised_changes_no_bit(
     command, student_folder, demonstrations, preferences, tmp_path, capsys
 ):
