@@ -1,7 +1,8 @@
 """The blocks' elementwise functions with their gradients written out: the same numbers, fewer passes, less kept.
 
-transformers writes RMSNorm and SwiGLU as a reader would, and autograd then keeps float32 copies and silu(gate) as well.
-Here their inputs are kept. Between the matrix products of a small batch these passes are what a step waits for.
+transformers writes RMSNorm, SwiGLU and the rotary positions as a reader would, and autograd then keeps float32 copies
+and silu(gate) as well, and takes the gradient of a rotation by its halves. Here inputs are kept. Between the matrix
+products of a small batch these passes are what a step waits for.
 """
 
 from functools import partial
@@ -9,7 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import Cache
 from transformers.activations import SiLUActivation
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -44,6 +47,24 @@ class _SwiGLU(torch.autograd.Function):
         return torch.ops.aten.silu_backward(gradient * up, gate), F.silu(gate).mul_(gradient)
 
 
+class _Rotation(torch.autograd.Function):
+    """x cos + (x₂, x₁) sin for x = (x₁, x₂) of shape (B, T, h, d), cos and sin (B, T, 1, d), sin's first half negated.
+
+    Token t's pairs (x₁ⱼ, x₂ⱼ) are turned by the angle t θⱼ, so the gradient is what comes in, turned back.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return x.roll(x.shape[-1] // 2, dims=-1).mul_(sin).add_(x * cos)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        gradient = gradient.contiguous()  # (B, T, h, d): it comes as attention has it, heads first
+        return gradient.roll(gradient.shape[-1] // 2, dims=-1).mul_(-sin).add_(gradient * cos), None, None
+
+
 def norm(module: nn.Module, x: Tensor) -> Tensor:
     """The forward of a family's RMSNorm module."""
     return _RMSNorm.apply(x, module.weight, module.variance_epsilon)
@@ -54,10 +75,37 @@ def mlp(module: nn.Module, x: Tensor) -> Tensor:
     return module.down_proj(_SwiGLU.apply(module.gate_proj(x), module.up_proj(x)))
 
 
+def attention(
+    module: nn.Module,
+    hidden_states: Tensor,
+    position_embeddings: tuple[Tensor, Tensor],
+    attention_mask: Tensor | None,
+    past_key_values: Cache | None = None,
+    **_,
+) -> tuple[Tensor, None]:
+    """The forward of a family's attention (B, T, H) -> (B, T, H), within its sliding window if it has one."""
+    shape = (*hidden_states.shape[:-1], -1, module.head_dim)
+    query, key, value = (layer(hidden_states).view(shape) for layer in (module.q_proj, module.k_proj, module.v_proj))
+    if hasattr(module, "q_norm"):  # qwen3
+        query, key = module.q_norm(query), module.k_norm(key)
+    cos, sin = (part[:, :, None] for part in position_embeddings)  # (B, T, 1, d)
+    half = module.head_dim // 2
+    sin = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
+    query, key = _Rotation.apply(query, cos, sin), _Rotation.apply(key, cos, sin)
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # (B, h, T, d)
+    if past_key_values is not None:
+        key, value = past_key_values.update(key, value, module.layer_idx)
+    attend = ALL_ATTENTION_FUNCTIONS[module.config._attn_implementation]
+    attended, _ = attend(module, query, key, value, attention_mask, scaling=module.scaling)  # (B, T, h, d)
+    return module.o_proj(attended.flatten(2)), None
+
+
 def slim(student: nn.Module) -> None:
-    """Give every norm and MLP of `student` these forwards, in place."""
+    """Give every norm, MLP and attention of `student` these forwards, in place."""
     for module in student.modules():
         if type(module).__name__.endswith("RMSNorm"):
             module.forward = partial(norm, module)
         elif isinstance(getattr(module, "act_fn", None), SiLUActivation):
             module.forward = partial(mlp, module)
+        elif type(module).__name__.endswith("Attention"):
+            module.forward = partial(attention, module)
