@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, argparse.SUPPRESS) or action.required:
+        if any(action.default is told for told in (None, False, argparse.SUPPRESS)) or action.required:
             return action.help
         return super()._get_help_string(action)
 
@@ -102,9 +102,9 @@ def add_training_flags(parser: Parser, *, lora_dropout: float) -> None:
     )
     add_chat_template_flag(parser)
     lora = parser.add_argument_group("LoRA (unsaid in the paper: the cited QLoRA's)")
-    lora.add_argument("--lora-rank", type=positive, default=64)
-    lora.add_argument("--lora-alpha", type=positive, default=16)
-    lora.add_argument("--lora-dropout", type=share, default=lora_dropout)
+    lora.add_argument("--lora-rank", type=positive, default=64, help="r")
+    lora.add_argument("--lora-alpha", type=positive, default=16, help="α: the adapters count α / r")
+    lora.add_argument("--lora-dropout", type=share, default=lora_dropout, help="on the adapters' input")
     memory = parser.add_argument_group("memory: none of these changes the result, but for which masks dropout draws")
     memory.add_argument(
         "--micro-batch-tokens",
@@ -231,7 +231,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(_say("stopped; what was written is kept.", 130))
     except RuntimeError as error:
-        told = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+        told = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
         if type(error).__name__ != "OutOfMemoryError" and not any(words in str(error) for words in told):
             raise
         sys.exit(

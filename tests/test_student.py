@@ -1,5 +1,6 @@
 """Loading: the four families, strictness, and that nothing is ever whole in 16 bits."""
 
+import copy
 import json
 import shutil
 
@@ -116,6 +117,34 @@ def test_a_name_that_is_nowhere_is_one_sentence():
 def test_fingerprints_tell_models_apart(tmp_path, student_folder):
     other = copied(student_folder, tmp_path, model__norm__weight=torch.full((128,), 0.5))
     assert fingerprint(other) != fingerprint(student_folder)
+
+
+def test_fingerprints_of_checkpoints_with_scalars(tmp_path):
+    """A tensor of no dimension (a scale of a quantised checkpoint) counts too."""
+    ids = set()
+    for value in (1.0, 2.0):
+        save_file({"w": torch.ones(2, 2), "scale": torch.tensor(value)}, tmp_path / "model.safetensors")
+        ids.add(fingerprint(tmp_path))
+    assert len(ids) == 2
+
+
+def test_a_chat_template_in_a_file_of_its_own_comes_from_the_hub_too(tmp_path, tokenizer, monkeypatch):
+    """Every file that transformers writes for a tokenizer passes the download's filter."""
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    tokenizer.save_pretrained(tmp_path)
+    files = [path.name for path in tmp_path.iterdir()]
+    assert "chat_template.jinja" in files
+
+    def download(name, allow_patterns):
+        assert sorted(filter_repo_objects(files, allow_patterns=allow_patterns)) == sorted(files)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert find("someone/model") == tmp_path
 
 
 def test_every_configured_end_token_ends_an_answer(student_folder, tokenizer):

@@ -457,6 +457,43 @@ def test_pitfall_p9_a_stale_reference_is_not_used(student_folder, student, tmp_p
     )
 
 
+def test_the_reference_goes_on_where_it_was_stopped_but_not_in_other_micro_batches(
+    student_folder, student, tmp_path, monkeypatch
+):
+    """Stopped in the second of three groups: the first is taken from the file, the others are computed, and all is
+    what a straight pass gives. At another --micro-batch-tokens, where the last bits may differ, all is done again."""
+    from selfrefine.model.encoding import Sequence
+    from selfrefine.training import reference
+
+    pairs = [Sequence([1, 5 + i], [[7, 8, 2], [9, 2]]) for i in range(6)]
+    groups, path = [[2, 0], [3, 5], [4]], tmp_path / "reference.safetensors"
+    straight = reference.reference_log_probs(
+        student, pairs, groups, 64, tmp_path / "straight.safetensors", after_each=lambda: None
+    )
+    scored: list[int] = []
+
+    def counted(student, batch):
+        scored.append(len(batch.lengths) // 2)
+        return original(student, batch)
+
+    def stop_in_the_second():
+        if sum(scored) == 4:
+            raise SystemExit
+
+    original = reference.response_log_probs
+    monkeypatch.setattr(reference, "response_log_probs", counted)
+    with pytest.raises(SystemExit):
+        reference.reference_log_probs(student, pairs, groups, 64, path, after_each=stop_in_the_second)
+    scored.clear()
+    resumed = reference.reference_log_probs(student, pairs, groups, 64, path, after_each=lambda: None)
+    assert sum(scored) == 3
+    for side in ("chosen", "rejected"):
+        torch.testing.assert_close(getattr(resumed, side), getattr(straight, side), rtol=0, atol=0, equal_nan=True)
+    scored.clear()
+    reference.reference_log_probs(student, pairs, groups, 32, path, after_each=lambda: None)
+    assert sum(scored) == 5
+
+
 def test_a_signal_while_the_reference_is_computed_ends_the_run_there(
     command, student_folder, instructed, preferences, tmp_path, monkeypatch
 ):

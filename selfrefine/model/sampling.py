@@ -47,7 +47,8 @@ class KeyValues(Cache):
         if length > self.capacity:
             more = -(-length // BLOCK) * BLOCK - self.capacity
             self.capacity += more
-            self.stored = [[F.pad(part, (0, 0, 0, more)) for part in layer] for layer in self.stored]
+            for layer in self.stored:  # one by one: no more than a layer exists twice
+                layer[:] = [F.pad(part, (0, 0, 0, more)) for part in layer]
 
     def put(self, begin: int, read: DynamicCache) -> None:
         """The prompts of the rows from `begin` on, as transformers' cache holds them after reading."""
@@ -67,7 +68,8 @@ class KeyValues(Cache):
 
     def keep(self, rows: torch.Tensor) -> None:
         """Only these rows go on."""
-        self.stored = [[part[rows] for part in layer] for layer in self.stored]
+        for layer in self.stored:
+            layer[:] = [part[rows] for part in layer]
 
 
 def row_seed(seed: int, *key: str) -> int:

@@ -29,7 +29,7 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 def find(name: str) -> Path:
-    """The local folder of a model: `pocket`, a folder, or a Hub id (its safetensors and tokenizer are downloaded)."""
+    """The local folder of a model: `pocket`, a folder, or a Hub id (its files are downloaded)."""
     if name == "pocket":
         return POCKET
     if Path(name).is_dir():
@@ -40,7 +40,7 @@ def find(name: str) -> Path:
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "tokenizer*"]))
+        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "tokenizer*"]))
     except GatedRepoError:
         raise UserError(
             f"{name} is gated: accept its licence on its Hub page and set HF_TOKEN, or give a local folder."
@@ -194,7 +194,7 @@ def fingerprint(folder: Path) -> str:
                 rows[name] = (
                     part.get_shape(),
                     part.get_dtype(),
-                    row.contiguous().view(torch.uint8).numpy().tobytes(),
+                    row.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes(),
                 )
     for name, (shape, dtype, row) in sorted(rows.items()):
         digest.update(f"{name} {shape} {dtype}".encode() + row)

@@ -41,35 +41,36 @@ def reference_log_probs(
     """Score the pairs of each group (an optimizer step's rows, or the validation's) with the student as it is now.
 
     In the very micro-batches of training, `budget` tokens each, so that at step 0 π_θ / π_inst is 1 to the bit.
-    The result is kept in `path`, and taken from there where it was made for the same token ids.
+    Each group's are kept in `path`, and taken from there where they were made in the same way for the same token ids.
     """
-    key = hashlib.sha256(json.dumps([[pair.prompt, *pair.responses] for pair in pairs]).encode())
-    kept = _kept(path, key.hexdigest(), student.device)
-    if kept:
-        return kept
-    begin = time.perf_counter()
-    chosen = torch.full((len(pairs),), torch.nan, device=student.device)
-    rejected = chosen.clone()
+    made = [str(student.device.type), budget, [[pair.prompt, *pair.responses] for pair in pairs]]
+    key = hashlib.sha256(json.dumps(made).encode()).hexdigest()
+    nothing = torch.full((len(pairs),), torch.nan, device=student.device)
+    chosen, rejected, seconds = _kept(path, key, student.device) or (nothing, nothing.clone(), 0.0)
     student.eval()
     with torch.no_grad(), tqdm(total=sum(map(len, groups)), desc="log-probabilities of the reference") as bar:
         for group in groups:
+            if not chosen[group].isnan().any():
+                bar.update(len(group))
+                continue
+            begin = time.perf_counter()
             for micro in micro_batches(group, pairs, budget):
                 batch = collate([pairs[row] for row in micro], student.device)
                 chosen[micro], rejected[micro] = response_log_probs(student, batch).view(-1, 2).unbind(1)
                 bar.update(len(micro))
                 after_each()
-    seconds = time.perf_counter() - begin
-    tensors = {"chosen": chosen.cpu(), "rejected": rejected.cpu()}
-    write_whole(path, save(tensors, metadata={"key": key.hexdigest(), "seconds": str(seconds)}))
+            tensors = {"chosen": chosen.cpu(), "rejected": rejected.cpu()}
+            seconds += time.perf_counter() - begin
+            write_whole(path, save(tensors, metadata={"key": key, "seconds": str(seconds)}))
     return Reference(chosen, rejected, seconds)
 
 
-def _kept(path: Path, key: str, device: torch.device) -> Reference | None:
-    """What an earlier start of this run computed, if it is whole and for the same token ids."""
+def _kept(path: Path, key: str, device: torch.device) -> tuple[Tensor, Tensor, float] | None:
+    """What earlier starts of this run computed, if it can be read and was made in the same way."""
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             if file.metadata()["key"] != key:
                 return None
-            return Reference(file.get_tensor("chosen"), file.get_tensor("rejected"), float(file.metadata()["seconds"]))
+            return file.get_tensor("chosen"), file.get_tensor("rejected"), float(file.metadata()["seconds"])
     except (OSError, SafetensorError, KeyError):
         return None

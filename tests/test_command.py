@@ -1,0 +1,43 @@
+"""How a command speaks: defaults in --help, and errors in one sentence."""
+
+import pytest
+import torch
+
+from selfrefine import command
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."),
+    ],
+)
+def test_running_out_of_memory_is_one_sentence(error, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        command.run(main)
+    assert stopped.value.code == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "--micro-batch-tokens" in told
+
+
+def test_other_errors_of_torch_are_not_hidden():
+    def main():
+        raise RuntimeError("size mismatch")
+
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        command.run(main)
+
+
+def test_help_shows_a_default_of_zero_and_none_where_there_is_none():
+    parser = command.Parser("")
+    parser.add_argument("--zero", type=float, default=0.0, help="a number")
+    parser.add_argument("--switch", action="store_true", help="a switch")
+    parser.add_argument("--unset", help="a text")
+    told = parser.format_help()
+    assert "a number (default: 0.0)" in told
+    assert told.count("(default") == 1
