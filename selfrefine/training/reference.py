@@ -43,7 +43,7 @@ def reference_log_probs(
     In the very micro-batches of training, `budget` tokens each, so that at step 0 π_θ / π_inst is 1 to the bit.
     Each group's are kept in `path`, and taken from there where they were made in the same way for the same token ids.
     """
-    made = [str(student.device.type), budget, [[pair.prompt, *pair.responses] for pair in pairs]]
+    made = [student.device.type, budget, [[pair.prompt, *pair.responses] for pair in pairs]]
     key = hashlib.sha256(json.dumps(made).encode()).hexdigest()
     nothing = torch.full((len(pairs),), torch.nan, device=student.device)
     chosen, rejected, seconds = _kept(path, key, student.device) or (nothing, nothing.clone(), 0.0)
