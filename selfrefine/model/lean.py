@@ -1,8 +1,8 @@
 """The blocks' elementwise functions with their gradients written out: the same numbers, fewer passes, less kept.
 
 transformers writes RMSNorm, SwiGLU and the rotary positions as a reader would, and autograd then keeps float32 copies
-and silu(gate) as well, and takes the gradient of a rotation by its halves. Here inputs are kept. Between the matrix
-products of a small batch these passes are what a step waits for.
+and silu(gate) as well, and takes the gradient of a rotation by its halves. Here no more than inputs are kept. Between
+the matrix products of a small batch these passes are what a step waits for.
 """
 
 from functools import partial
@@ -56,13 +56,16 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return x.roll(x.shape[-1] // 2, dims=-1).mul_(sin).add_(x * cos)
+        return _turned(x, cos, sin)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        gradient = gradient.contiguous()  # (B, T, h, d): it comes as attention has it, heads first
-        return gradient.roll(gradient.shape[-1] // 2, dims=-1).mul_(-sin).add_(gradient * cos), None, None
+        return _turned(gradient.contiguous(), cos, -sin), None, None  # it comes as attention has it, heads first
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return x.roll(x.shape[-1] // 2, dims=-1).mul_(sin).add_(x * cos)
 
 
 def norm(module: nn.Module, x: Tensor) -> Tensor:
