@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from selfrefine.errors import RunError, UserError
+from selfrefine.pocket import STUDENT
 
 DTYPES = ("auto", "bfloat16", "float32")
 
@@ -44,8 +45,14 @@ def add_machine_flags(parser: Parser) -> None:
 
 
 def add_student_flag(parser: Parser) -> None:
-    """--student."""
-    parser.add_argument("--student", required=True, metavar="MODEL_OR_DIR", help="a folder, a Hub id, or `pocket`")
+    """--student; the name `pocket` stands for the folder of the embedded one."""
+    parser.add_argument(
+        "--student",
+        required=True,
+        type=lambda name: str(STUDENT) if name == "pocket" else name,
+        metavar="MODEL_OR_DIR",
+        help="a folder, a Hub id, or `pocket`",
+    )
 
 
 def add_data_flag(parser: Parser) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from selfrefine import scores
 from selfrefine.files import read_lines
-from selfrefine.pocket.questions import TASKS
+from selfrefine.tasks.pocket import TASKS
 
 TRAINED_ON, OTHER = "pocket", "pocket-choice"
 BASELINE, BASELINE_COT = "Baseline", "Baseline CoT"
