@@ -1,0 +1,162 @@
+"""The tables of a report: the experiment's own, and what the method needs to be trusted.
+
+That is its pairs and where they moved, how answers are read, what changed, the cost.
+"""
+
+from typing import NamedTuple
+
+from selfrefine.paper import TITLES
+from selfrefine.scores import cell as accuracy
+
+NOT_RUN = "–"
+
+
+class Shown(NamedTuple):
+    """A cell of the experiment's table: our number, the paper's, and whether it is of the task trained on."""
+
+    ours: str
+    paper: str = ""
+    own: bool = False
+
+    def __str__(self) -> str:
+        """ "65.0 ± 0.2 (65.3±.3)" """
+        return f"{self.ours} ({self.paper})" if self.paper else self.ours
+
+
+class Section(NamedTuple):
+    """A table, with what a reader should know of it."""
+
+    title: str
+    said: str
+    heads: list[str]
+    lines: list[list[str | Shown]]
+
+
+def titled(name: str) -> str:
+    """A task's name in the paper; any other as it is."""
+    return TITLES.get(name, name)
+
+
+def introduction(content: dict) -> str:
+    """What the numbers are, and how many of them there are so far."""
+    seeds, done = content["settings"]["seeds"], content["commands"]
+    of = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}"
+    what = "Mean rating from 1 to 3" if content["rating"] else "Accuracy in percent"
+    printed = any(cell["paper"] for row in content["rows"] for cell in row["cells"].values())
+    told = [f"{what}, {of}{'; beside it what the paper prints, where it printed something' if printed else ''}."]
+    if done["done"] < done["all"]:
+        told.append(f"{done['done']} of {done['all']} commands are done: {NOT_RUN} has not run.")
+    return " ".join([*told, content["settings"]["recipe"]["about"]]).strip()
+
+
+def tables(content: dict) -> list[Section]:
+    """The experiment's own table, a panel each."""
+    panels: dict[str, list[dict]] = {}
+    for row in content["rows"]:
+        panels.setdefault(row["panel"], []).append(row)
+    return [_panel(title, rows, content["rating"]) for title, rows in panels.items()]
+
+
+def _panel(title: str, rows: list[dict], rating: bool) -> Section:
+    """In the layout of Table 1; without its first column where that would be empty."""
+    columns = list(dict.fromkeys(column for row in rows for column in row["cells"]))
+    trained = any(row["trained_on"] for row in rows)
+    lines = [
+        [*([titled(row["trained_on"])] if trained else []), row["method"]]
+        + [_shown(row["cells"].get(column), rating, column == row["trained_on"]) for column in columns]
+        for row in rows
+    ]
+    return Section(title, "", [*(["trained on"] if trained else []), "", *map(titled, columns)], lines)
+
+
+def _shown(cell: dict | None, rating: bool, own: bool) -> Shown:
+    if not cell:  # the table has no such cell
+        return Shown("")
+    ours, paper = cell["ours"], cell["paper"]
+    printed = paper["printed"] + (" (broken in print)" if paper["broken"] else "") if paper else ""
+    if not ours:
+        return Shown(NOT_RUN, printed, own)
+    if not rating:
+        return Shown(accuracy(ours["mean"], ours["std"]), printed, own)
+    return Shown(f"{ours['mean']:.2f}" + ("" if ours["std"] is None else f" ± {ours['std']:.2f}"), printed, own)
+
+
+def diagnostics(content: dict) -> list[Section]:
+    """The other tables, those that have lines."""
+    made = [_printed(content), _pairs(content), _reading(content), _changes(content), _training(content)]
+    return [section for section in made if section.lines]
+
+
+def _printed(content: dict) -> Section:
+    tasks = list(dict.fromkeys(task for row in content["printed"] for task in row["cells"]))
+    lines = [
+        [titled(row["trained_on"]), row["method"], *(row["cells"].get(task, "") for task in tasks)]
+        for row in content["printed"]
+    ]
+    said = "Other models, other tasks: only directions compare."
+    return Section("The paper's own table", said, ["trained on", "", *map(titled, tasks)], lines)
+
+
+def _pairs(content: dict) -> Section:
+    return Section(
+        "Pairs, and how far both sides moved",
+        "Eq. 4 prefers the student's ŷ where it is right, else the teacher's â; equal sides make no pair. Then how "
+        "log π of both sides changed from π_inst, on validation pairs where there are any: below 0 for y_w, the "
+        "preferred answers themselves became less likely (displacement), which the loss does not show.",
+        ["run", "ŷ of the student", "â of the teacher", "no pair", "log π(y_w)", "log π(y_l)", "margin"],
+        [
+            [
+                run["title"],
+                *(str(run["pairs"][source]) for source in ("student", "teacher", "none")),
+                *(f"{run['last'][name]:+.2f}" for name in ("chosen_change", "rejected_change", "margin")),
+            ]
+            for run in content["training"]
+            if run["phase"] == 2
+        ],
+    )
+
+
+def _reading(content: dict) -> Section:
+    cells = [(row, column, cell) for row in content["rows"] for column, cell in row["cells"].items() if cell["style"]]
+    return Section(
+        "Answers: how they are read, and their style",
+        "Accuracy by the final answer, which the tables above have, beside the paper's literal rule (the target occurs "
+        "anywhere, §3.3). Words an answer, the share that could not be read, and the share cut at the token limit "
+        "(no EOS) are the first seed's.",
+        ["row", "evaluated on", "final answer (%)", "substring rule (%)", "not read (%)", "words", "without EOS (%)"],
+        [
+            [
+                ", ".join(filter(None, (row["method"], titled(row["trained_on"]), row["panel"]))),
+                titled(column),
+                *(f"{cell['ours'][name]:.1f}" for name in ("mean", "substring")),
+                *(f"{cell['style'][name]:.1f}" for name in ("unread", "words", "cut")),
+            ]
+            for row, column, cell in cells
+        ],
+    )
+
+
+def _changes(content: dict) -> Section:
+    return Section(
+        "From instruction-tuning to self-refine",
+        "Test questions of the task trained on whose answer became right or wrong, first seed.",
+        ["task", "became right", "became wrong", "questions"],
+        [[titled(task), *map(str, change.values())] for task, change in content["changes"].items() if change],
+    )
+
+
+def _training(content: dict) -> Section:
+    said = "Tokens that went forward only (phase 2's sampling and reference) count a third of a trained one."
+    if content["control"]:
+        said += f' "{content["control"]}" is phase 1 for about as long as both phases cost: the run -control.'
+    return Section(
+        "Training, and what it cost",
+        said,
+        ["run", "steps", "tokens", "forward only", "cost", "last loss"],
+        [[run["title"], *_cost(run), f"{run['curves']['loss'][-1][1]:.3f}"] for run in content["training"]],
+    )
+
+
+def _cost(run: dict) -> list[str]:
+    counts = run["steps"], run["tokens"], run["forward_only"], run["tokens"] + run["forward_only"] // 3
+    return [f"{count:,}" for count in counts]
