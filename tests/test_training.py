@@ -10,13 +10,7 @@ from safetensors.torch import load_file
 
 import train_dpo
 import train_it
-from tests.conftest import phase_1, phase_2
-
-
-def lines(output: Path, *, timed: bool = True) -> list[dict]:
-    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().split("\n") if line]
-    untimed = ("seconds", "reference_seconds")
-    return rows if timed else [{k: v for k, v in row.items() if k not in untimed} for row in rows]
+from tests.conftest import lines, phase_1, phase_2
 
 
 def same_run(one: Path, other: Path) -> None:
