@@ -39,6 +39,7 @@ def parse_args() -> argparse.Namespace:
         help="t ∈ ŷ of Eq. 4: the final answer is the target, or the text contains it",
     )
     parser.add_argument("--temperature", type=command.rate, default=0.1, help="of y and ŷ, C.2")
+    command.add_sampling_flags(parser)
     parser.add_argument("--max-new-tokens", type=command.positive, default=512, help="of y and ŷ; unsaid in the paper")
     parser.add_argument("--sampling-batch-size", type=command.positive, default=32, help="answers sampled at a time")
     parser.add_argument("--beta", type=command.above_zero, default=0.1, help="β of Eq. 2, §3.2.1")
@@ -50,7 +51,7 @@ def parse_args() -> argparse.Namespace:
         "--validation-fraction",
         type=command.share,
         default=0.1,
-        help="share of questions; lowest loss is kept, §3.2.1",
+        help="share of questions that this phase holds out; lowest loss is kept, §3.2.1",
     )
     command.add_training_flags(parser, lora_dropout=0.0)
     args = parser.parse_args()
@@ -70,10 +71,11 @@ def main() -> None:
     from selfrefine.model.lora import add_lora, lora_parameters
     from selfrefine.model.nf4 import hold_dequantized
     from selfrefine.model.student import find, fingerprint, load_student, load_tokenizer, read_config
+    from selfrefine.model.sampling import told, truncation
     from selfrefine.preferences import build_pairs, explained, questions_of, sample_answers
     from selfrefine.records import read_demonstrations, read_preferences, write_records
     from selfrefine.runs import claim
-    from selfrefine.tasks.splits import fraction_of, hold_out
+    from selfrefine.tasks.splits import HOLD_OUT, fraction_of, hold_out
     from selfrefine.training import rows as data
     from selfrefine.training.batches import collate, micro_batches, step_rows, steps_per_epoch
     from selfrefine.training.checkpoint import Progress, restore, save_checkpoint
@@ -97,11 +99,15 @@ def main() -> None:
     else:
         print("no --adapter: the bare student is the reference (Figure 4's self-refine only)")
     if args.preferences:
-        pairs, files = read_preferences(args.preferences), [args.preferences]
+        questions = pairs = read_preferences(args.preferences)
+        files = [args.preferences]
     else:
+        args.top_k, args.top_p = truncation(folder, args.top_k, args.top_p)
+        print(f"y and ŷ are drawn at {told(args.temperature, args.top_k, args.top_p)}")
         read, files = read_demonstrations(args.demonstrations), args.demonstrations
         demonstrations = data.keep_correct(read) if args.keep == "correct" else read
         demonstrations = fraction_of(demonstrations, args.fraction, args.seed) if args.fraction else demonstrations
+        questions = demonstrations  # of which a share is held out: phase 1's too, where it is given the same flags
         demonstrations = explained(demonstrations, read) if args.preferred == "cot" else demonstrations
         if not demonstrations:
             raise UserError("no demonstration has a right answer: look at the teacher's, or add --keep all.")
@@ -119,6 +125,7 @@ def main() -> None:
         return
     student_id = fingerprint(folder)
     settings = vars(args) | {"dtype": str(dtype), "student_id": student_id, "data": digest(files)}
+    settings |= {"hold_out": HOLD_OUT} if args.validation_fraction else {}
     if instructed:
         require_student(args.adapter, instructed, student_id)
         settings["adapter_id"] = digest([args.adapter / "adapter_model.safetensors"])
@@ -148,6 +155,8 @@ def main() -> None:
             seed=args.seed,
             temperature=args.temperature,
             max_new_tokens=args.max_new_tokens,
+            top_k=args.top_k,
+            top_p=args.top_p,
             batch_size=args.sampling_batch_size,
             after_each=interrupts.leave_if_requested,
         )
@@ -158,7 +167,7 @@ def main() -> None:
             f"{counts['teacher']}; no pair {counts['none']} (sides the same, or nothing to prefer)"
         )
     encode = partial(data.preference_sequences, tokenizer, config=config, chat_template=chat_template)
-    train_rows, validation_rows = hold_out(pairs, args.validation_fraction, args.seed)
+    train_rows, validation_rows = hold_out(pairs, args.validation_fraction, args.seed, among=questions)
     train_rows, train = encode(train_rows, allowed=args.max_dropped)
     _, validation = encode(validation_rows, allowed=args.max_dropped)
     if not train:

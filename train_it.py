@@ -49,7 +49,7 @@ def main() -> None:
     from selfrefine.model.student import find, fingerprint, load_student, load_tokenizer, read_config
     from selfrefine.records import read_demonstrations
     from selfrefine.runs import claim
-    from selfrefine.tasks.splits import fraction_of, hold_out
+    from selfrefine.tasks.splits import HOLD_OUT, fraction_of, hold_out
     from selfrefine.training import rows as data
     from selfrefine.training.batches import collate, micro_batches, step_rows, steps_per_epoch
     from selfrefine.training.checkpoint import Progress, restore, save_checkpoint
@@ -94,6 +94,7 @@ def main() -> None:
         return
     student_id = fingerprint(folder)
     settings = vars(args) | {"dtype": str(dtype), "student_id": student_id, "data": digest(args.demonstrations)}
+    settings |= {"hold_out": HOLD_OUT} if args.validation_fraction else {}
     held = claim(args.output, settings, resume=args.resume, disk=disk(config, args))  # noqa: F841, the folder's lock
 
     # The student: a frozen 4-bit base, and float32 adapters that are all that is trained

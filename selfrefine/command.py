@@ -70,6 +70,20 @@ def add_chat_template_flag(parser: Parser) -> None:
     )
 
 
+def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
+    """--top-k and --top-p."""
+    own = "(default: the model's generation_config.json, which Table 4 and C.2 leave as it is, else {})"
+    parser.add_argument(
+        "--top-k", type=natural, metavar="K", help=f"draw from the K likeliest tokens, 0: all {own.format('50')}"
+    )
+    parser.add_argument(
+        "--top-p",
+        type=proportion,
+        metavar="P",
+        help=f"draw from the likeliest tokens that sum to P, 1: all {own.format('1')}",
+    )
+
+
 def add_training_flags(parser: Parser, *, lora_dropout: float) -> None:
     """What both phases take: output, data kept, batch, LoRA, memory, saving, machine."""
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="the run folder, adapter at its root")

@@ -66,6 +66,8 @@ def sample_answers(
     seed: int,
     temperature: float,
     max_new_tokens: int,
+    top_k: int | None,
+    top_p: float | None,
     batch_size: int,
     after_each: Callable[[], None],
 ) -> dict[Key, Answer]:
@@ -85,6 +87,8 @@ def sample_answers(
         end_ids=end_ids(student, tokenizer),
         temperature=temperature,
         max_new_tokens=max_new_tokens,
+        top_k=top_k,
+        top_p=top_p,
         batch_size=batch_size,
         done={index for index, key in enumerate(keys) if key in answers},
     )
@@ -104,7 +108,7 @@ def sample_answers(
 def cot_pair(row: Demonstration, y: Answer, y_cot: Answer, matching: str) -> Preference | None:
     """Eq. 4, for DPO_CoT (Eq. 3): y_w = ŷ if t ∈ ŷ, else the teacher's â; y_l = y; both at x̂.
 
-    None where the two are the same: their gradient is zero.
+    None where both are the same sampled tokens, ended alike: their gradient is zero.
     """
     refined = has_target(row, y_cot.text, matching)
     chosen = y_cot if refined else Answer(row.output, None, row.ended)  # Eq. 4
@@ -150,7 +154,7 @@ def has_target(row: Demonstration, text: str, matching: str) -> bool:
 
 
 def _pair(row: Demonstration, prompt: str, chosen: Answer, rejected: Answer, source: str) -> Preference | None:
-    if chosen.text == rejected.text:
+    if chosen == rejected:  # not by the text alone: other tokens, or one side cut, and there is something to learn
         return None
     return Preference(
         prompt=prompt,

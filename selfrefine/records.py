@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from selfrefine.errors import UserError
 from selfrefine.files import check_text, read_lines, write_whole
-from selfrefine.tasks.prompts import standard_form
+from selfrefine.tasks.prompts import join, standard_form
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ class Demonstration:
     correct: bool | None = None
     ended: bool = True
 
+    @property
+    def asked(self) -> str:
+        """x, without the trigger: one text for all that is asked of a question, in either phase."""
+        return standard_form(join(self.instruction, self.input)).strip()
+
 
 @dataclass(frozen=True)
 class Preference:
@@ -51,6 +56,11 @@ class Preference:
     rejected_ids: tuple[int, ...] | None = None
     chosen_ended: bool = True
     rejected_ended: bool = True
+
+    @property
+    def asked(self) -> str:
+        """x, without the trigger: Eq. 4's pairs stand at x̂, Eq. 5's at x."""
+        return standard_form(self.prompt).strip()
 
 
 Record = TypeVar("Record", Demonstration, Preference)

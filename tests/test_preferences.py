@@ -86,8 +86,16 @@ def test_eq_5_falls_back_to_the_teachers_standard_answer_or_to_none():
     assert answer_pair(demonstration(), DIRECT, RIGHT, None, "final") is None
 
 
-def test_equal_sides_make_no_pair():
-    assert cot_pair(demonstration(), RIGHT, RIGHT, "final") is None
+def test_the_same_tokens_ended_alike_make_no_pair():
+    assert cot_pair(demonstration(), RIGHT, answer(RIGHT.text), "final") is None
+
+
+@pytest.mark.parametrize("y", [answer(RIGHT.text, ended=False), Answer(RIGHT.text, (*RIGHT.ids[:-2], 300), True)])
+def test_equal_texts_of_other_tokens_or_of_which_one_is_cut_make_a_pair(y):
+    """Their gradient is not zero: an end token more, or other tokens, are scored."""
+    pair = cot_pair(demonstration(), y, RIGHT, "final")
+    assert pair.chosen == pair.rejected == RIGHT.text
+    assert (pair.rejected_ids, pair.rejected_ended) == (y.ids, y.ended)
 
 
 def test_an_answer_cut_at_the_limit_stays_marked():
@@ -132,6 +140,8 @@ def ask(student, tokenizer, rows, path, after_each=lambda: None):
         seed=0,
         temperature=1.5,
         max_new_tokens=12,
+        top_k=None,
+        top_p=None,
         batch_size=32,
         after_each=after_each,
     )

@@ -177,6 +177,58 @@ def test_pitfall_p8_phase_2_stops_where_the_reference_is_another_student(
     assert not (tmp_path / "run/adapter_model.safetensors").exists()
 
 
+def test_both_phases_hold_out_the_same_questions(
+    command, student_folder, instructed, demonstrations, tmp_path, monkeypatch
+):
+    """Same share, same seed; two teachers answered each question, no row has an id, and a third of the pairs is lost:
+    what phase 2 validates on, phase 1 did not train on, and the other way round."""
+    from selfrefine import preferences
+    from selfrefine.tasks import splits
+
+    rows = [json.loads(line) for line in demonstrations.read_text().split("\n") if line]
+    twice = [{**row, "output": f"{row['output']}{end}"} for row in rows for end in ("", " ")]
+    anonymous = [{name: row[name] for name in ("instruction", "input", "output", "target")} for row in twice]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in anonymous))
+    sides, hold_out, build_pairs = [], splits.hold_out, preferences.build_pairs
+
+    def seen(*arguments, **others):
+        both = hold_out(*arguments, **others)
+        sides.append([{row.asked for row in side} for side in both])
+        return both
+
+    def losing(*arguments, **others):
+        pairs, counts = build_pairs(*arguments, **others)
+        return [pair for index, pair in enumerate(pairs) if index % 6 > 1], counts
+
+    monkeypatch.setattr(splits, "hold_out", seen)
+    monkeypatch.setattr(preferences, "build_pairs", losing)
+    common = ["--demonstrations", tmp_path / "mine.jsonl", "--validation-fraction", 0.3, "--max-steps", 1, "--seed", 5]
+    first = phase_1(student_folder, demonstrations, tmp_path / "it")
+    assert command(train_it, *first, *common) == 0
+    second = phase_2(student_folder, instructed, tmp_path / "sr")
+    assert command(train_dpo, *second, *common, "--max-new-tokens", 4) == 0
+    (trained, validated), (trained_2, validated_2) = sides
+    assert len(validated) == 6 and len(trained) == 14
+    assert validated_2 and validated_2 <= validated and trained_2 <= trained
+
+
+def test_a_run_that_held_out_other_questions_is_refused_and_one_that_held_out_none_goes_on(
+    command, student_folder, demonstrations, tmp_path, capsys
+):
+    """As a run was described before: no `hold_out`, which was by id, and none of the flags that came since."""
+    for share, code in ((0.2, 2), (0, 0)):
+        flags = phase_1(student_folder, demonstrations, tmp_path / str(share))
+        flags += ["--max-steps", "1", "--validation-fraction", str(share)]
+        assert command(train_it, *flags) == 0
+        path = tmp_path / str(share) / "config.json"
+        config = json.loads(path.read_text())
+        for name in ("hold_out", "lora_targets"):
+            config["settings"].pop(name, None)
+        path.write_text(json.dumps(config))
+        assert command(train_it, *flags, "--resume") == code
+    assert 'hold_out was None, is "by the prompt\'s text"' in capsys.readouterr().err
+
+
 def test_without_an_adapter_the_bare_student_is_the_reference(command, student_folder, preferences, tmp_path, capsys):
     flags = phase_2(student_folder, "-", tmp_path / "run")
     del flags[2:4]
