@@ -32,7 +32,9 @@ def parse_args() -> argparse.Namespace:
         default=0.0,
         help="share of questions to validate on; 0: the paper keeps the last epoch",
     )
-    command.add_training_flags(parser, lora_dropout=0.1)
+    command.add_training_flags(
+        parser, lora_dropout=0.1, batch_size="Alpaca's (Taori et al.); §3.2.1 gives it for DPO only"
+    )
     return parser.parse_args()
 
 
@@ -101,10 +103,10 @@ def main() -> None:
     student = load_student(folder, device, dtype, gradient_checkpointing=args.gradient_checkpointing)
     if args.dequantize_once:
         hold_dequantized(student)
-    add_lora(student, rank=args.lora_rank, alpha=args.lora_alpha, dropout=args.lora_dropout, seed=args.seed)
-    adapter = AdapterSettings(
-        args.lora_rank, args.lora_alpha, args.lora_dropout, args.student, student_id, chat_template
-    )
+    lora = {"rank": args.lora_rank, "alpha": args.lora_alpha, "dropout": args.lora_dropout}
+    lora["targets"] = tuple(args.lora_targets)
+    add_lora(student, **lora, seed=args.seed)
+    adapter = AdapterSettings(**lora, student=args.student, fingerprint=student_id, chat_template=chat_template)
     parameters = lora_parameters(student)
     optimizer = torch.optim.AdamW(parameters.values(), lr=args.learning_rate, weight_decay=args.weight_decay)
     progress = restore(args.output, parameters, optimizer) if args.resume else Progress()

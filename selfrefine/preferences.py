@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -27,7 +27,12 @@ class Answer:
     ended: bool
 
 
-Key = tuple[str, str, str]  # (task, question id, "standard" for y or "cot" for ŷ)
+Key = tuple  # (task, question id, "standard" for y or "cot" for ŷ), and the sample's number k from 1 on where k > 0
+
+
+def key_of(row: Demonstration, form: str, k: int) -> Key:
+    """What names sample k of an answer in answers.jsonl; the first has no number: what it draws depends on its key."""
+    return (row.task, row.id, form, k) if k else (row.task, row.id, form)
 
 
 def questions_of(demonstrations: Iterable[Demonstration]) -> list[Demonstration]:
@@ -62,6 +67,7 @@ def sample_answers(
     questions: list[Demonstration],
     path: Path,
     *,
+    samples: int,
     chat_template: bool,
     seed: int,
     temperature: float,
@@ -71,19 +77,22 @@ def sample_answers(
     batch_size: int,
     after_each: Callable[[], None],
 ) -> dict[Key, Answer]:
-    """y ~ π_inst(· | x) and ŷ ~ π_inst(· | x̂) for every question (§2.2).
+    """y ~ π_inst(· | x) and ŷ ~ π_inst(· | x̂) for every question (§2.2), `samples` times.
 
     Each answer is appended to `path` as it is done, and those that are there already are not sampled again.
     """
     prompts = {
-        (row.task, row.id, form): text(row) for row in questions for form, text in (("standard", x), ("cot", x_cot))
+        key_of(row, form, k): text(row)
+        for k in range(samples)
+        for row in questions
+        for form, text in (("standard", x), ("cot", x_cot))
     }
     keys = list(prompts)
     answers = dict(_read_answers(path)) if path.exists() else {}
     todo = sample(
         student,
         [encode_prompt(tokenizer, prompts[key], chat_template=chat_template) for key in keys],
-        [row_seed(seed, *key) for key in keys],
+        [row_seed(seed, *map(str, key)) for key in keys],
         end_ids=end_ids(student, tokenizer),
         temperature=temperature,
         max_new_tokens=max_new_tokens,
@@ -130,20 +139,25 @@ def answer_pair(
 
 
 def build_pairs(
-    demonstrations: list[Demonstration], answers: dict[Key, Answer], *, preferred: str, matching: str
+    demonstrations: list[Demonstration], answers: dict[Key, Answer], *, samples: int, preferred: str, matching: str
 ) -> tuple[list[Preference], Counter]:
-    """A pair for each question by Eq. 4 (`preferred` "cot") or Eq. 5 ("answer"), and where its sides came from."""
+    """A pair for each sample of each question by Eq. 4 (`preferred` "cot") or Eq. 5 ("answer"), a question's equal
+    pairs once; and how many came from where: "student", "teacher", "none" (no pair) and "again" (an equal one)."""
     standard = {(row.task, row.id): row for row in demonstrations if is_standard(row)}
     pairs, counts = [], Counter()
     for row in questions_of(demonstrations):
-        y, y_cot = answers[row.task, row.id, "standard"], answers[row.task, row.id, "cot"]
-        if preferred == "cot":
-            pair = cot_pair(row, y, y_cot, matching)
-        else:
-            pair = answer_pair(row, y, y_cot, standard.get((row.task, row.id)), matching)
-        counts[pair.chosen_from if pair else "none"] += 1
-        if pair:
-            pairs.append(pair)
+        of_question: set[Preference] = set()
+        for k in range(samples):
+            y, y_cot = answers[key_of(row, "standard", k)], answers[key_of(row, "cot", k)]
+            if preferred == "cot":
+                pair = cot_pair(row, y, y_cot, matching)
+            else:
+                pair = answer_pair(row, y, y_cot, standard.get((row.task, row.id)), matching)
+            again = pair in of_question
+            counts["again" if again else pair.chosen_from if pair else "none"] += 1
+            if pair and not again:
+                of_question.add(pair)
+                pairs.append(replace(pair, sample=k))
     return pairs, counts
 
 

@@ -83,7 +83,7 @@ CUTS = [(None, 0.8), (5, None), (5, 0.8), (1, None), (100, 0.999), (None, 1e-6)]
 
 @pytest.mark.parametrize(("top_k", "top_p"), CUTS)
 def test_what_is_cut_is_what_transformers_cuts(top_k, top_p):
-    """`generate` applies the temperature, then top-k, then top-p to what is left; at temperature 0.7, 200 rows of 40."""
+    """`generate` applies the temperature (here 0.7), then top-k, then top-p to what is left; 200 rows of 40."""
     scores = torch.randn(200, 40, generator=torch.Generator().manual_seed(0)) / 0.7
     expected = scores if top_k is None else TopKLogitsWarper(top_k)(None, scores)
     expected = expected if top_p is None else TopPLogitsWarper(top_p)(None, expected)

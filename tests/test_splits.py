@@ -53,11 +53,46 @@ def test_the_sample_of_a_seed_never_changes(tmp_path: Path) -> None:
     assert drawn[:4] == ["train-2890", "train-4834", "train-1882", "train-4052"]
 
 
-def test_multiarith_says_which_test_questions_are_also_in_train(
-    benchmarks: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [("obqa", "7 of 500"), ("csqa", None), ("piqa", "1 of 1838"), ("gsm8k", None), ("multiarith", "6 of 180")],
+)
+def test_which_test_questions_are_also_in_train_is_said(
+    task: str, said: str | None, benchmarks: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    questions("multiarith", "test", 0, benchmarks)
-    assert "6 of 180 questions are also in train" in capsys.readouterr().err
+    questions(task, "test", 0, benchmarks)
+    told = capsys.readouterr().err
+    assert f"{task} test: {said} questions are also in train" in told if said else "also in train" not in told
+
+
+def test_a_question_is_the_same_with_its_options_in_another_order_and_not_with_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def row(stem: str, *texts: str) -> dict:
+        choices = {"text": list(texts), "label": ["A", "B", "C"]}
+        return {"question_stem": stem, "choices": choices, "answerKey": "A"}
+
+    (tmp_path / "obqa").mkdir()
+    splits = {
+        "train": [row("hot?", "sun", "ice", "sea"), row("wet?", "sun", "ice", "sea")],
+        "validation": [row("hot?", "ice", "sea", "sun"), row("wet?", "sun", "ice", "air"), row("dry?", "a", "b", "c")],
+    }
+    for name, rows in splits.items():
+        (tmp_path / "obqa" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    questions("obqa", "test", 0, tmp_path)
+    assert "obqa test: 1 of 3 questions are also in train, their options in this" in capsys.readouterr().err
+    (tmp_path / "obqa" / "train.jsonl").unlink()
+    assert len(questions("obqa", "test", 0, tmp_path)) == 3
+    assert "train cannot be read" in capsys.readouterr().err
+
+
+def test_a_quarters_questions_among_the_others_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of eight rows, all one question, two train and six are evaluated."""
+    rows = [{"problem": "1 + 1?", "solution": "\\boxed{2}"}] * 8
+    (tmp_path / "math").mkdir()
+    (tmp_path / "math" / "test.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert len(questions("math", "test", 0, tmp_path)) == 6
+    assert "math test: 6 of 6 questions are also in train" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("task", ["math", "mmlu"])

@@ -78,7 +78,11 @@ def _shuffled(rows: Sequence[R], seed: int) -> list[R]:
 def _quarter(rows: list[Question], split: str, seed: int) -> list[Question]:
     """A quarter of the rows by seed, or the three other quarters, each in the rows' order."""
     chosen = {row.id for row in _shuffled(rows, seed)[: len(rows) // 4]}
-    return [row for row in rows if (row.id in chosen) == (split == "train")]
+    quarter, others = ([row for row in rows if (row.id in chosen) == inside] for inside in (True, False))
+    if split == "train":
+        return quarter
+    _tell_seen(others, quarter)
+    return others
 
 
 def _balanced(rows: list[Question], per_class: int, seed: int) -> list[Question]:
@@ -95,11 +99,20 @@ def _balanced(rows: list[Question], per_class: int, seed: int) -> list[Question]
 
 def _test(task: str, data: Path | None) -> list[Question]:
     rows = load(task, TEST_SPLIT.get(task, "test"), data)
-    if task == "multiarith":  # Table 8 counts all 180, so they stay
-        trained = {row.question for row in load(task, "train", data)}
-        seen = sum(row.question in trained for row in rows)
-        print(f"multiarith test: {seen} of {len(rows)} questions are also in train", file=sys.stderr)
+    try:
+        _tell_seen(rows, load(task, "train", data))
+    except UserError:  # a folder of tests alone: then it is not known
+        print(f"{task} test: train cannot be read, so it is not known whether questions are in both", file=sys.stderr)
     return rows
+
+
+def _tell_seen(test: list[Question], train: list[Question]) -> None:
+    """Says on stderr how many test questions also train, options in any order; Table 8 counts them, so they stay."""
+    trained = {(row.question, frozenset(row.options)) for row in train}
+    seen = sum((row.question, frozenset(row.options)) in trained for row in test)
+    if seen:
+        order = ", their options in this or another order" if test[0].options else ""
+        print(f"{test[0].task} test: {seen} of {len(test)} questions are also in train{order}", file=sys.stderr)
 
 
 def _in_order(rows: Sequence[R]) -> list[R]:
