@@ -133,6 +133,7 @@ def _parse() -> argparse.Namespace:
         type=command.rate,
         help="(default: 0.7 where the teacher's name has gpt-3.5, else 0.1: C.2, which names GPT-3.5 and Llama-2-70)",
     )
+    command.add_sampling_flags(how)
     how.add_argument("--max-new-tokens", type=command.positive, default=512, help="longest answer; the paper is silent")
     how.add_argument(
         "--output",
@@ -146,6 +147,8 @@ def _parse() -> argparse.Namespace:
     args = parser.parse_args()
     if args.temperature is None:
         args.temperature = default_temperature(args.teacher)
+    if (args.server or args.teacher == SCRIPTED) and (args.top_k, args.top_p) != (None, None):
+        parser.error("--top-k and --top-p are a local teacher's: a server has settings of its own")
     return args
 
 
@@ -168,6 +171,9 @@ def _settings(args: argparse.Namespace) -> dict:
     settings |= {"temperature": args.temperature, "max_new_tokens": args.max_new_tokens}
     if not args.server:
         settings |= {"weights": args.weights, "chat_template": args.chat_template}
+        # None is nothing cut, as before there were these flags
+        settings |= {"top_k": "its own" if args.top_k is None else args.top_k or None}
+        settings |= {"top_p": "its own" if args.top_p is None else args.top_p if args.top_p < 1 else None}
     return settings
 
 
@@ -206,6 +212,8 @@ def _answers(
         batch_size=args.batch_size,
         device=device,
         dtype=dtype,
+        top_k=args.top_k,
+        top_p=args.top_p,
         **sampling,
     )
 

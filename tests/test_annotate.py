@@ -417,6 +417,11 @@ def test_a_local_teacher_draws_by_seed_and_question(command, tmp_path, student_f
         for name in ("one", "two", "other")
     )
     assert one == two
+    greedy, first = (tmp_path / f"{name}.jsonl" for name in ("greedy", "first"))
+    command(annotate, *common, "--limit", 6, "--output", greedy, "--temperature", 0)
+    command(annotate, *common, "--limit", 6, "--output", first, "--top-k", 1)
+    assert [row["output"] for row in rows_of(first)] == [row["output"] for row in rows_of(greedy)]
+    assert command(annotate, *common, "--limit", 6, "--output", first, "--top-k", 2) == 2
     assert len(set(one.values())) == 6
     assert not set(one.values()) & set(other.values())
 
@@ -456,6 +461,7 @@ def test_a_prompt_longer_than_the_teachers_context_is_reported(command, tmp_path
     [
         (["--server", "localhost:8000"], "give an address such as"),
         (["--server", "http://:x"], "give an address such as"),
+        (["--server", "http://localhost:8000", "--top-k", "5"], "--top-k and --top-p are a local teacher's"),
         (["--server", "https://user:secret@host/v1"], "OPENAI_API_KEY"),
         (["--teacher", "pocket", "--task", "obqa"], "pocket"),
         (["--task", "nothing"], "nothing"),
