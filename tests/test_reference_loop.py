@@ -249,7 +249,20 @@ def test_what_is_sampled(command, folder, tmp_path, temperature):
     start, rows = trained(folder, tmp_path / "it"), demonstrations()[:5]
     write_records(tmp_path / "rows.jsonl", [replace(row, input=f"{row.input[:-3]} {TRIGGER}") for row in rows])
     flags = ("--student", folder, "--adapter", tmp_path / "it", "--demonstrations", tmp_path / "rows.jsonl", *COMMON)
-    flags += ("--output", tmp_path / "run", "--temperature", temperature, "--max-new-tokens", 5, "--max-steps", 1)
+    flags += (
+        "--top-k",
+        0,
+        "--top-p",
+        1,
+        "--output",
+        tmp_path / "run",
+        "--temperature",
+        temperature,
+        "--max-new-tokens",
+        5,
+        "--max-steps",
+        1,
+    )
     assert command(train_dpo, *flags) == 0
     answers = {tuple(row["key"][1:3]): row for row in read(tmp_path / "run/answers.jsonl")}
     assert len(answers) == 10
@@ -287,7 +300,7 @@ def test_what_is_evaluated(command, folder, tmp_path, temperature):
         "cpu",
     )
     flags += ("--dtype", "float32", "--output", tmp_path / "e.json", "--max-new-tokens", 5, "--seeds", 0, 4)
-    assert command(evaluate, *flags, "--temperature", temperature) == 0
+    assert command(evaluate, *flags, "--temperature", temperature, "--top-k", 0, "--top-p", 1) == 0
     predictions = read(tmp_path / "e.predictions.jsonl")
     assert [(row["prompt"], row["seed"]) for row in predictions] == [
         ("standard", 0), ("standard", 4), ("cot", 0), ("cot", 4)
