@@ -1,12 +1,12 @@
 """Files: written whole or not at all, by one process at a time; JSONL read with file and line in every complaint."""
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from selfrefine.errors import UserError
 
@@ -65,23 +65,23 @@ def check_text(text: str, where: str) -> None:
         raise UserError(f"{where} has a NUL or half of a surrogate pair, which no tokenizer takes: mend the row.")
 
 
-def lock(path: Path) -> IO:
-    """Make the file and its folder, and lock it for as long as what is returned is open, at most till the process ends.
+def lock(path: Path) -> FileLock:
+    """Make the file and its folder, and lock it for as long as what is returned is kept, at most till the process ends.
 
     Raises UserError where it cannot be written or another process holds it.
     """
+    held = FileLock(path if path.name == ".lock" else path.with_name(f".{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a")  # noqa: SIM115, the caller keeps it open
-    except OSError as error:
-        raise UserError(f"--output: {path} cannot be written: {error.strerror}; choose another place.") from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        open(path, "a").close()
+        held.acquire(blocking=False)
+    except Timeout:
         raise UserError(
             f"--output: another process is writing there ({path}); wait for it or choose another."
         ) from None
-    return file
+    except OSError as error:
+        raise UserError(f"--output: {path} cannot be written: {error.strerror}; choose another place.") from None
+    return held
 
 
 def digest(paths: Iterable[Path]) -> str:

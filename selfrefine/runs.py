@@ -5,7 +5,8 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock
 
 from selfrefine.errors import UserError
 from selfrefine.files import lock, write_json
@@ -29,7 +30,7 @@ FREE = {
 BEFORE = {"lora_targets": list(LINEARS), "answers_per_prompt": 1, "schedule": "linear"}
 
 
-def claim(folder: Path, settings: dict, *, resume: bool, disk: int) -> IO:
+def claim(folder: Path, settings: dict, *, resume: bool, disk: int) -> FileLock:
     """Make the folder, lock it for this process and write `config.json`; before any weight is loaded.
 
     Returns the lock, to be kept. Raises UserError, with all that is wrong in one message, where the folder is in use,
