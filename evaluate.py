@@ -36,6 +36,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--limit", type=command.positive, metavar="N", help="only the first N questions (of each task)")
     parser.add_argument("--seeds", nargs="+", type=command.natural, default=[0], help="a run of sampling each")
     parser.add_argument("--temperature", type=command.rate, default=0.1, help="C.2")
+    command.add_sampling_flags(parser)
     parser.add_argument("--max-new-tokens", type=command.positive, default=512, help="unsaid in the paper")
     parser.add_argument("--batch-size", type=command.positive, default=32, help="answers sampled at a time")
     parser.add_argument(
@@ -53,7 +54,7 @@ def main() -> None:
     from selfrefine.files import digest, lock, write_json, write_whole
     from selfrefine.model.adapter import load_adapter, read_settings
     from selfrefine.model.encoding import decode, encode_prompt, uses_chat_template
-    from selfrefine.model.sampling import row_seed, sample
+    from selfrefine.model.sampling import row_seed, sample, told, truncation
     from selfrefine.model.student import (
         FAMILIES,
         context,
@@ -77,6 +78,9 @@ def main() -> None:
     config, tokenizer = read_config(folder, any_family=not args.adapter), load_tokenizer(folder)
     trained = read_settings(args.adapter).chat_template if args.adapter else None
     chat_template = uses_chat_template(tokenizer, args.chat_template, trained)
+    if args.method == "generate":
+        args.top_k, args.top_p = truncation(folder, args.top_k, args.top_p)
+        print(f"answers are drawn at {told(args.temperature, args.top_k, args.top_p)}")
     if args.questions:
         questions = read_questions(args.questions)[: args.limit]
     else:
@@ -133,6 +137,8 @@ def main() -> None:
             end_ids=end_ids(student, tokenizer),
             temperature=args.temperature,
             max_new_tokens=args.max_new_tokens,
+            top_k=args.top_k,
+            top_p=args.top_p,
             batch_size=args.batch_size,
             done=done,
         )

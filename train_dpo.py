@@ -22,7 +22,7 @@ def parse_args() -> argparse.Namespace:
         "--adapter",
         type=Path,
         metavar="DIR",
-        help="phase 1's output, π_inst, whose LoRA rank and α then hold (default: a fresh adapter; Figure 4)",
+        help="phase 1's output, π_inst, whose LoRA rank, α and layers then hold (default: a fresh adapter; Figure 4)",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
@@ -39,20 +39,35 @@ def parse_args() -> argparse.Namespace:
         help="t ∈ ŷ of Eq. 4: the final answer is the target, or the text contains it",
     )
     parser.add_argument("--temperature", type=command.rate, default=0.1, help="of y and ŷ, C.2")
+    command.add_sampling_flags(parser)
     parser.add_argument("--max-new-tokens", type=command.positive, default=512, help="of y and ŷ; unsaid in the paper")
     parser.add_argument("--sampling-batch-size", type=command.positive, default=32, help="answers sampled at a time")
     parser.add_argument("--beta", type=command.above_zero, default=0.1, help="β of Eq. 2, §3.2.1")
     parser.add_argument("--learning-rate", type=command.above_zero, default=1e-6, help="peak, §3.2.1")
-    parser.add_argument("--warmup-steps", type=command.natural, default=100, help="then linear decay, §3.2.1")
+    parser.add_argument("--warmup-steps", type=command.natural, default=100, help="from 0 to the peak, §3.2.1")
+    parser.add_argument(
+        "--schedule",
+        choices=("linear", "constant"),
+        default="linear",
+        help="after the warm-up: decay to 0, the default of the Hugging Face trainer that §3.2.1 names, or none, as in "
+        "the code of Rafailov et al. (which has RMSprop and clips at 10, see --max-grad-norm)",
+    )
+    parser.add_argument(
+        "--answers-per-prompt",
+        type=command.positive,
+        default=1,
+        metavar="K",
+        help="y and ŷ sampled of each question, a pair each (§1: different reasoning paths; how many is unsaid)",
+    )
     parser.add_argument("--max-steps", type=command.positive, help="optimizer steps, §3.2.1 (default: 1000)")
     parser.add_argument("--epochs", type=command.positive, help="passes over the pairs, instead of the step cap")
     parser.add_argument(
         "--validation-fraction",
         type=command.share,
         default=0.1,
-        help="share of questions; lowest loss is kept, §3.2.1",
+        help="share of questions that this phase holds out; lowest loss is kept, §3.2.1",
     )
-    command.add_training_flags(parser, lora_dropout=0.0)
+    command.add_training_flags(parser, lora_dropout=0.0, batch_size="§3.2.1")
     args = parser.parse_args()
     if args.preferences and args.fraction:
         parser.error("--fraction is of --demonstrations: leave it out, or leave pairs out of the file")
@@ -69,11 +84,12 @@ def main() -> None:
     from selfrefine.model.encoding import uses_chat_template
     from selfrefine.model.lora import add_lora, lora_parameters
     from selfrefine.model.nf4 import hold_dequantized
+    from selfrefine.model.sampling import told, truncation
     from selfrefine.model.student import find, fingerprint, load_student, load_tokenizer, read_config
     from selfrefine.preferences import build_pairs, explained, questions_of, sample_answers
     from selfrefine.records import read_demonstrations, read_preferences, write_records
     from selfrefine.runs import claim
-    from selfrefine.tasks.splits import fraction_of, hold_out
+    from selfrefine.tasks.splits import HOLD_OUT, fraction_of, hold_out
     from selfrefine.training import rows as data
     from selfrefine.training.batches import collate, micro_batches, step_rows, steps_per_epoch
     from selfrefine.training.checkpoint import Progress, restore, save_checkpoint
@@ -83,7 +99,7 @@ def main() -> None:
     from selfrefine.training.plan import dequantize_once, describe, disk
     from selfrefine.training.progress import PAIR_METRICS, Metrics, displacement, require_finite, require_start
     from selfrefine.training.reference import reference_log_probs
-    from selfrefine.training.schedule import linear
+    from selfrefine.training.schedule import constant, linear
 
     # What there is to learn from, and the plan
     device, dtype = command.machine(args)
@@ -93,15 +109,19 @@ def main() -> None:
     instructed = read_settings(args.adapter) if args.adapter else None
     chat_template = uses_chat_template(tokenizer, args.chat_template, instructed and instructed.chat_template)
     if instructed:  # phase 2 continues phase 1's adapter
-        args.lora_rank, args.lora_alpha = instructed.rank, instructed.alpha
+        args.lora_rank, args.lora_alpha, args.lora_targets = instructed.rank, instructed.alpha, [*instructed.targets]
     else:
         print("no --adapter: the bare student is the reference (Figure 4's self-refine only)")
     if args.preferences:
-        pairs, files = read_preferences(args.preferences), [args.preferences]
+        questions = pairs = read_preferences(args.preferences)
+        files = [args.preferences]
     else:
+        args.top_k, args.top_p = truncation(folder, args.top_k, args.top_p)
+        print(f"y and ŷ are drawn at {told(args.temperature, args.top_k, args.top_p)}")
         read, files = read_demonstrations(args.demonstrations), args.demonstrations
         demonstrations = data.keep_correct(read) if args.keep == "correct" else read
         demonstrations = fraction_of(demonstrations, args.fraction, args.seed) if args.fraction else demonstrations
+        questions = demonstrations  # of which a share is held out: phase 1's too, where it is given the same flags
         demonstrations = explained(demonstrations, read) if args.preferred == "cot" else demonstrations
         if not demonstrations:
             raise UserError("no demonstration has a right answer: look at the teacher's, or add --keep all.")
@@ -109,9 +129,10 @@ def main() -> None:
     def planned_rates(rows: int) -> list[float]:
         cap = args.max_steps or (1000 if args.epochs is None else float("inf"))
         steps = min(cap, args.epochs * steps_per_epoch(rows, args.batch_size) if args.epochs else cap)
-        return [args.learning_rate * linear(step, steps, args.warmup_steps) for step in range(steps)]
+        factor = constant if args.schedule == "constant" else linear
+        return [args.learning_rate * factor(step, steps, args.warmup_steps) for step in range(steps)]
 
-    most = len(pairs) if args.preferences else len(questions_of(demonstrations))
+    most = len(pairs) if args.preferences else len(questions_of(demonstrations)) * args.answers_per_prompt
     if args.dequantize_once is None:
         args.dequantize_once = dequantize_once(config, device, dtype)
     print(describe(config, args, planned_rates(most), most, dtype))
@@ -119,6 +140,7 @@ def main() -> None:
         return
     student_id = fingerprint(folder)
     settings = vars(args) | {"dtype": str(dtype), "student_id": student_id, "data": digest(files)}
+    settings |= {"hold_out": HOLD_OUT} if args.validation_fraction else {}
     if instructed:
         require_student(args.adapter, instructed, student_id)
         settings["adapter_id"] = digest([args.adapter / "adapter_model.safetensors"])
@@ -129,36 +151,46 @@ def main() -> None:
     student = load_student(folder, device, dtype, gradient_checkpointing=args.gradient_checkpointing)
     if args.dequantize_once:
         hold_dequantized(student)
+    lora = {"rank": args.lora_rank, "alpha": args.lora_alpha, "dropout": args.lora_dropout}
+    lora["targets"] = tuple(args.lora_targets)
     if args.adapter:
         load_adapter(student, args.adapter, student_id, dropout=args.lora_dropout)
     else:
-        add_lora(student, rank=args.lora_rank, alpha=args.lora_alpha, dropout=args.lora_dropout, seed=args.seed)
-    adapter = AdapterSettings(
-        args.lora_rank, args.lora_alpha, args.lora_dropout, args.student, student_id, chat_template
-    )
+        add_lora(student, **lora, seed=args.seed)
+    adapter = AdapterSettings(**lora, student=args.student, fingerprint=student_id, chat_template=chat_template)
 
-    # y ~ π_inst(·|x) and ŷ ~ π_inst(·|x̂) for each demonstration; pairs (x̂, y_w, y_l) by Eq. 4, or Eq. 5's
+    # K times y ~ π_inst(·|x) and ŷ ~ π_inst(·|x̂) for each demonstration; pairs (x̂, y_w, y_l) by Eq. 4, or Eq. 5's
     if not args.preferences:
         answers = sample_answers(
             student,
             tokenizer,
             questions_of(demonstrations),
             args.output / "answers.jsonl",
+            samples=args.answers_per_prompt,
             chat_template=chat_template,
             seed=args.seed,
             temperature=args.temperature,
             max_new_tokens=args.max_new_tokens,
+            top_k=args.top_k,
+            top_p=args.top_p,
             batch_size=args.sampling_batch_size,
             after_each=interrupts.leave_if_requested,
         )
-        pairs, counts = build_pairs(demonstrations, answers, preferred=args.preferred, matching=args.matching)
+        pairs, counts = build_pairs(
+            demonstrations,
+            answers,
+            samples=args.answers_per_prompt,
+            preferred=args.preferred,
+            matching=args.matching,
+        )
         write_records(args.output / "preferences.jsonl", pairs)
         print(
             f"{len(pairs)} pairs: preferred side from the student {counts['student']}, from the teacher "
-            f"{counts['teacher']}; no pair {counts['none']} (sides the same, or nothing to prefer)"
+            f"{counts['teacher']}; no pair {counts['none']} (sides the same, or nothing to prefer); the same pair "
+            f"again {counts['again']}"
         )
     encode = partial(data.preference_sequences, tokenizer, config=config, chat_template=chat_template)
-    train_rows, validation_rows = hold_out(pairs, args.validation_fraction, args.seed)
+    train_rows, validation_rows = hold_out(pairs, args.validation_fraction, args.seed, among=questions)
     train_rows, train = encode(train_rows, allowed=args.max_dropped)
     _, validation = encode(validation_rows, allowed=args.max_dropped)
     if not train:

@@ -32,7 +32,9 @@ def parse_args() -> argparse.Namespace:
         default=0.0,
         help="share of questions to validate on; 0: the paper keeps the last epoch",
     )
-    command.add_training_flags(parser, lora_dropout=0.1)
+    command.add_training_flags(
+        parser, lora_dropout=0.1, batch_size="Alpaca's (Taori et al.); §3.2.1 gives it for DPO only"
+    )
     return parser.parse_args()
 
 
@@ -49,7 +51,7 @@ def main() -> None:
     from selfrefine.model.student import find, fingerprint, load_student, load_tokenizer, read_config
     from selfrefine.records import read_demonstrations
     from selfrefine.runs import claim
-    from selfrefine.tasks.splits import fraction_of, hold_out
+    from selfrefine.tasks.splits import HOLD_OUT, fraction_of, hold_out
     from selfrefine.training import rows as data
     from selfrefine.training.batches import collate, micro_batches, step_rows, steps_per_epoch
     from selfrefine.training.checkpoint import Progress, restore, save_checkpoint
@@ -94,16 +96,17 @@ def main() -> None:
         return
     student_id = fingerprint(folder)
     settings = vars(args) | {"dtype": str(dtype), "student_id": student_id, "data": digest(args.demonstrations)}
+    settings |= {"hold_out": HOLD_OUT} if args.validation_fraction else {}
     held = claim(args.output, settings, resume=args.resume, disk=disk(config, args))  # noqa: F841, the folder's lock
 
     # The student: a frozen 4-bit base, and float32 adapters that are all that is trained
     student = load_student(folder, device, dtype, gradient_checkpointing=args.gradient_checkpointing)
     if args.dequantize_once:
         hold_dequantized(student)
-    add_lora(student, rank=args.lora_rank, alpha=args.lora_alpha, dropout=args.lora_dropout, seed=args.seed)
-    adapter = AdapterSettings(
-        args.lora_rank, args.lora_alpha, args.lora_dropout, args.student, student_id, chat_template
-    )
+    lora = {"rank": args.lora_rank, "alpha": args.lora_alpha, "dropout": args.lora_dropout}
+    lora["targets"] = tuple(args.lora_targets)
+    add_lora(student, **lora, seed=args.seed)
+    adapter = AdapterSettings(**lora, student=args.student, fingerprint=student_id, chat_template=chat_template)
     parameters = lora_parameters(student)
     optimizer = torch.optim.AdamW(parameters.values(), lr=args.learning_rate, weight_decay=args.weight_decay)
     progress = restore(args.output, parameters, optimizer) if args.resume else Progress()

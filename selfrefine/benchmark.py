@@ -16,6 +16,7 @@ from pathlib import Path
 
 from selfrefine import command
 from selfrefine.errors import UserError
+from selfrefine.model import LINEARS
 
 # the published configurations: what shapes are needed, no download
 CONFIGS = {
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--steps", type=command.positive, default=3, help="timed, after one that is not")
     parser.add_argument("--max-new-tokens", type=command.positive, default=64, help="sampled for each prompt")
     parser.add_argument("--lora-rank", type=command.positive, default=64)
+    parser.add_argument("--lora-targets", nargs="+", choices=LINEARS, default=list(LINEARS), metavar="LAYER")
     as_there = "as in train_it.py and train_dpo.py, its default too"
     parser.add_argument("--micro-batch-tokens", type=command.positive, help=as_there)
     parser.add_argument("--gradient-checkpointing", action="store_true", help=as_there)
@@ -60,7 +62,7 @@ def main() -> None:
     device, dtype = command.machine(args)
     args.micro_batch_tokens = args.micro_batch_tokens or command.micro_batch_tokens(device)
     student, tokenizer = _student(args, device, dtype)
-    add_lora(student, rank=args.lora_rank, alpha=16, dropout=0.0, seed=args.seed)
+    add_lora(student, rank=args.lora_rank, alpha=16, dropout=0.0, seed=args.seed, targets=args.lora_targets)
     linear = sum(m.in_features * m.out_features for m in student.modules() if isinstance(m, NF4Linear))
     head = student.lm_head.weight.numel()
     if args.phase == "sample":

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from selfrefine.errors import RunError, UserError
+from selfrefine.model import LINEARS
 from selfrefine.pocket import STUDENT
+
+try:
+    import fcntl  # noqa: F401, what only POSIX has: imported before anything that needs it
+except ImportError:
+    print("error: selfrefine runs on Linux, on macOS, and on Windows inside WSL: start it there.", file=sys.stderr)
+    sys.exit(2)
 
 DTYPES = ("auto", "bfloat16", "float32")
 
@@ -77,8 +84,23 @@ def add_chat_template_flag(parser: Parser) -> None:
     )
 
 
-def add_training_flags(parser: Parser, *, lora_dropout: float) -> None:
-    """What both phases take: output, data kept, batch, LoRA, memory, saving, machine."""
+def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
+    """--top-k and --top-p."""
+    own = "(default: the model's generation_config.json, which Table 4 and C.2 leave as it is, else {})"
+    parser.add_argument(
+        "--top-k", type=natural, metavar="K", help=f"draw from the K likeliest tokens, 0: all {own.format('50')}"
+    )
+    parser.add_argument(
+        "--top-p",
+        type=proportion,
+        metavar="P",
+        help=f"draw from the likeliest tokens that sum to P, 1: all {own.format('1')}",
+    )
+
+
+def add_training_flags(parser: Parser, *, lora_dropout: float, batch_size: str) -> None:
+    """What both phases take: output, data kept, batch (`batch_size`: the default's source), LoRA, memory, saving,
+    machine."""
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="the run folder, adapter at its root")
     parser.add_argument(
         "--keep",
@@ -91,7 +113,7 @@ def add_training_flags(parser: Parser, *, lora_dropout: float) -> None:
         type=proportion,
         help="C.1: use this share of 3000 of the kept demonstrations (default: all of them)",
     )
-    parser.add_argument("--batch-size", type=positive, default=128, help="rows per optimizer step, §3.2.1")
+    parser.add_argument("--batch-size", type=positive, default=128, help=f"rows per optimizer step, {batch_size}")
     parser.add_argument(
         "--max-grad-norm", type=above_zero, default=1.0, help="gradients are clipped to it; transformers' default"
     )
@@ -112,6 +134,14 @@ def add_training_flags(parser: Parser, *, lora_dropout: float) -> None:
     lora.add_argument("--lora-rank", type=positive, default=64, help="r")
     lora.add_argument("--lora-alpha", type=positive, default=16, help="α: the adapters count α / r")
     lora.add_argument("--lora-dropout", type=share, default=lora_dropout, help="on the adapters' input")
+    lora.add_argument(
+        "--lora-targets",
+        nargs="+",
+        choices=LINEARS,
+        default=list(LINEARS),
+        metavar="LAYER",
+        help="the blocks' layers that get an adapter; PEFT's default for Llama, and the authors' code: q_proj v_proj",
+    )
     memory = parser.add_argument_group("memory: none of these changes the result, but for which masks dropout draws")
     memory.add_argument(
         "--micro-batch-tokens",

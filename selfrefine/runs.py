@@ -5,10 +5,12 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock
 
 from selfrefine.errors import UserError
 from selfrefine.files import lock, write_json
+from selfrefine.model import LINEARS
 
 PACKAGES = ("torch", "transformers", "bitsandbytes", "safetensors", "numpy")
 # what may differ between a run and its continuation: where and how fast, not what is computed but for dropout's draws
@@ -24,8 +26,11 @@ FREE = {
     "sampling_batch_size",
 }
 
+# what a run was before there was the setting
+BEFORE = {"lora_targets": list(LINEARS), "answers_per_prompt": 1, "schedule": "linear"}
 
-def claim(folder: Path, settings: dict, *, resume: bool, disk: int) -> IO:
+
+def claim(folder: Path, settings: dict, *, resume: bool, disk: int) -> FileLock:
     """Make the folder, lock it for this process and write `config.json`; before any weight is loaded.
 
     Returns the lock, to be kept. Raises UserError, with all that is wrong in one message, where the folder is in use,
@@ -60,6 +65,7 @@ def changes(described: Path, settings: dict, free: set[str] = FREE) -> list[str]
     if before is None:
         return [f"{described} is missing or broken, so the run cannot go on: choose another --output"]
     now = json.loads(json.dumps(settings, default=str))
+    before = {name: value for name, value in BEFORE.items() if name in now} | before
     changed = [name for name in sorted(now.keys() | before.keys()) if now.get(name) != before.get(name)]
     told = [f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in changed if name not in free]
     if not told:

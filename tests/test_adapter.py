@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from selfrefine.errors import UserError
+from selfrefine.model import LINEARS
 from selfrefine.model.adapter import AdapterSettings, load_adapter, read_settings, save_adapter
 from selfrefine.model.lora import add_lora, lora_parameters
 from selfrefine.model.student import load_student
@@ -88,9 +89,44 @@ def test_settings_survive(folder):
     assert read_settings(folder) == SETTINGS
 
 
+def test_an_adapter_made_by_peft_on_q_and_v_alone_loads(student_folder, tmp_path):
+    """PEFT's default for Llama: its config's list is in no order, and it has no file of ours."""
+    bare = load_student(student_folder, CPU, torch.float32)
+    add_lora(bare, rank=4, alpha=8, dropout=0.0, seed=0, targets=("q_proj", "v_proj"))
+    for parameter in lora_parameters(bare).values():
+        torch.nn.init.normal_(parameter, std=0.05)
+    tensors = {f"base_model.model.{name}": p.detach() for name, p in lora_parameters(bare).items()}
+    assert {name.split(".")[-3] for name in tensors} == {"q_proj", "v_proj"} and len(tensors) == 2 * 2 * 2
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": ["v_proj", "q_proj"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    assert read_settings(tmp_path).targets == ("q_proj", "v_proj")
+    again = load_student(student_folder, CPU, torch.float32)
+    load_adapter(again, tmp_path, "any")
+    ids = torch.randint(3, 320, (2, 9))
+    with torch.no_grad():
+        assert torch.equal(again(input_ids=ids).logits, bare(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize("modules", ["all-linear", ".*q_proj", ["q_proj", "lm_head"], [], None])
+def test_layers_that_are_not_the_blocks_are_one_sentence(folder, modules):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"target_modules": modules}))
+    with pytest.raises(UserError, match="target_modules"):
+        read_settings(folder)
+
+
+def test_a_layer_that_the_config_names_and_the_file_lacks_is_one_sentence(folder, student_folder):
+    """Not a smaller adapter: half a file."""
+    path = folder / "adapter_model.safetensors"
+    save_file({name: tensor for name, tensor in load_file(path).items() if "q_proj" not in name}, path)
+    with pytest.raises(UserError, match=r"q_proj.*is missing"):
+        load_adapter(load_student(student_folder, CPU, torch.float32), folder, "abc")
+
+
 def test_an_adapter_made_by_peft_has_no_note_of_ours(folder):
     (folder / "selfrefine.json").unlink()
-    assert read_settings(folder) == AdapterSettings(4, 8, 0.1, "tiny", "", False)
+    assert read_settings(folder) == AdapterSettings(4, 8, 0.1, "tiny", "", False, LINEARS)
 
 
 @pytest.mark.parametrize("extra", [{"use_rslora": True}, {"use_dora": True}, {"alpha_pattern": {"q_proj": 32}}])

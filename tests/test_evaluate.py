@@ -43,6 +43,28 @@ def test_every_prediction_is_kept_and_scored(command, student_folder, questions,
     assert saved["table"] in capsys.readouterr().out
 
 
+def test_what_is_drawn_from_is_applied_said_and_noted(command, student_folder, questions, tmp_path, capsys):
+    """top-k 1 at any temperature is greedy; what was drawn before without a cut goes on without one only."""
+    own, texts = questions(SUMS), {}
+    for name, more in (("greedy", ("--temperature", 0)), ("k", ("--top-k", 1)), ("p", ("--top-p", 1e-6))):
+        assert command(evaluate, *flags(student_folder, own, tmp_path / f"{name}.json", *more)) == 0
+        rows = (tmp_path / f"{name}.predictions.jsonl").read_text().split("\n")
+        texts[name] = [json.loads(line)["text"] for line in rows if line]
+    assert texts["greedy"] == texts["k"] == texts["p"]
+    said = capsys.readouterr().out
+    assert "temperature 1, top-k 1, top-p off" in said and "the likeliest token each time" in said
+    assert json.loads((tmp_path / "k.json").read_text())["settings"]["top_k"] == 1
+    output = tmp_path / "before.json"
+    assert command(evaluate, *flags(student_folder, own, output, "--top-k", 0, "--top-p", 1)) == 0
+    saved = json.loads(output.read_text())
+    for name in ("top_k", "top_p"):
+        assert saved["settings"].pop(name) is None
+    output.write_text(json.dumps(saved))
+    assert command(evaluate, *flags(student_folder, own, output)) == 2
+    assert "top_k was None, is 50" in capsys.readouterr().err
+    assert command(evaluate, *flags(student_folder, own, output, "--top-k", 0, "--top-p", 1)) == 0
+
+
 def test_stopped_and_started_again_asks_only_what_is_missing(command, student_folder, questions, tmp_path, capsys):
     straight, stopped = tmp_path / "a.json", tmp_path / "b.json"
     own = questions(SUMS)
@@ -184,6 +206,18 @@ def test_scores_by_hand():
     assert result["std"] == pytest.approx(35.3553, abs=1e-4)
     assert result["substring_mean"] == 75.0
     assert result["item_stderr"] == pytest.approx((75 * 25 / 2) ** 0.5)
+
+
+def test_the_share_of_cut_answers_stands_below_the_accuracy():
+    """One of four answers at x̂ was cut, none at x: a line for x̂ alone."""
+    question = Question("sums", "q", "1+1?", "2")
+    rows = [prediction(question, "cot", 0, "The answer is 2.", ended) for ended in (True, True, False, True)]
+    results = score([*rows, prediction(question, "standard", 0, "2", True)])
+    assert results["sums"]["cot"]["cut"] == 25.0
+    assert table(results, None).split("\n")[3:] == [
+        "| Baseline CoT | 100.0 |",
+        "| Baseline CoT: cut at --max-new-tokens (%) | 25.0 |",
+    ]
 
 
 def test_a_single_run_prints_no_spread():

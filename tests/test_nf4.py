@@ -20,11 +20,15 @@ def layer(dtype=torch.float32, bias=None, outputs=96, inputs=128) -> NF4Linear:
 
 
 def test_codes_are_the_nearest_of_the_normal_float_values():
-    """NF4 by hand (QLoRA, §3): per block of 64, w / max|w| goes to the nearest of 16 fixed values, whose least is −1
-    and greatest 1; double quantisation moves the scale by under 1 %."""
+    """NF4 by hand (QLoRA, App. E): per block of 64, w / max|w| goes to the nearest of these 16 values; double
+    quantisation moves the scale by under 1 %."""
+    negative = [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635]
+    negative += [-0.18477343022823334, -0.09105003625154495, 0.0]
+    positive = [0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224]
+    positive += [0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0]
+    values = torch.tensor(negative + positive)
     weight = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
-    values = NF4Linear(weight, None, torch.float32, CPU).weight.quant_state.code
-    assert values.min() == -1 and values.max() == 1 and len(values) == 16
+    assert torch.equal(NF4Linear(weight, None, torch.float32, CPU).weight.quant_state.code, values)
     scale = weight.abs().amax(dim=1, keepdim=True)
     nearest = values[(weight / scale)[..., None].sub(values).abs().argmin(dim=-1)] * scale
     got = NF4Linear(weight, None, torch.float32, CPU).dequantize()

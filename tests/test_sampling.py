@@ -1,10 +1,13 @@
 """Sampling: batched as one by one, the seed decides, ends end, and the distribution is the softmax."""
 
+import json
+
 import pytest
 import torch
+from transformers import GenerationConfig, TopKLogitsWarper, TopPLogitsWarper
 
 from selfrefine.errors import UserError
-from selfrefine.model.sampling import draw, row_seed, sample
+from selfrefine.model.sampling import TOP_K, draw, row_seed, sample, truncated, truncation
 
 PROMPTS = [[1, *range(5, 5 + n)] for n in (1, 49, 7, 20, 3, 33)]
 ENDS = [2, *range(40, 60)]  # many ends, so that rows leave the batch at different times
@@ -73,6 +76,81 @@ def test_draws_follow_the_softmax():
     expected = torch.softmax(2 * logits, dim=0)
     shares = torch.bincount(drawn, minlength=4) / count
     assert ((shares - expected).abs() < 5 * (expected * (1 - expected) / count).sqrt()).all()
+
+
+CUTS = [(None, 0.8), (5, None), (5, 0.8), (1, None), (100, 0.999), (None, 1e-6)]
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), CUTS)
+def test_what_is_cut_is_what_transformers_cuts(top_k, top_p):
+    """`generate` applies the temperature (here 0.7), then top-k, then top-p to what is left; 200 rows of 40."""
+    scores = torch.randn(200, 40, generator=torch.Generator().manual_seed(0)) / 0.7
+    expected = scores if top_k is None else TopKLogitsWarper(top_k)(None, scores)
+    expected = expected if top_p is None else TopPLogitsWarper(top_p)(None, expected)
+    assert torch.equal(truncated(scores, top_k, top_p), expected)
+    assert expected.isinf().any() and not expected.isinf().all(dim=1).any()
+
+
+@pytest.mark.parametrize(("top_k", "top_p", "left"), [(3, None, [0, 2, 3]), (3, 0.7, [2, 3]), (None, 0.9, [0, 2, 3])])
+def test_draws_follow_the_softmax_of_what_is_left(top_k, top_p, left):
+    """200,000 draws at temperature 0.5, χ² against softmax(2 z) of the tokens left: below its 99.9 % quantile, 13.8."""
+    logits, count = torch.tensor([0.1, -0.3, 0.7, 0.2]), 200_000
+    uniforms = torch.rand(count, generator=torch.Generator().manual_seed(0))
+    drawn = torch.bincount(draw(logits.expand(count, 4), uniforms, 0.5, top_k, top_p), minlength=4)
+    expected = count * torch.softmax(2 * logits[left], dim=0)
+    assert drawn[left].sum() == count
+    assert ((drawn[left] - expected).square() / expected).sum() < 13.8
+
+
+def test_nothing_cut_leaves_every_bit():
+    logits = torch.randn(50, 40, generator=torch.Generator().manual_seed(0))
+    assert truncated(logits, None, None) is logits
+    uniforms = torch.rand(50, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(draw(logits, uniforms, 0.7), draw(logits, uniforms, 0.7, 40, None))
+
+
+def test_greedy_is_not_cut():
+    assert draw(torch.tensor([[1.0, 5.0, 5.0]]), torch.tensor([0.99]), 0.0, 1, 0.1).item() == 1
+
+
+def test_an_answers_every_token_is_of_the_likeliest(student):
+    """At a temperature that levels the logits: with top-k 1 the greedy answer, with two the more likely or the next."""
+
+    def ids(**how):
+        return next(iter(sample(student, [PROMPTS[3]], [0], end_ids=[], max_new_tokens=30, **how)))[1].ids
+
+    assert ids(temperature=50.0, top_k=1) == ids(temperature=50.0, top_p=1e-6) == ids(temperature=0.0)
+    assert ids(temperature=50.0, top_k=2) != ids(temperature=0.0)
+
+
+@pytest.mark.parametrize(
+    ("file", "given", "expected"),
+    [
+        (None, (None, None), (50, None)),
+        ({}, (None, None), (50, None)),
+        ({"temperature": 0.6, "top_p": 0.9}, (None, None), (50, 0.9)),
+        ({"top_k": 20, "top_p": 0.8}, (None, None), (20, 0.8)),
+        ({"top_k": 20, "top_p": 0.8}, (0, 1.0), (None, None)),
+        ({"top_k": 0, "top_p": 1.0}, (None, 0.5), (None, 0.5)),
+    ],
+)
+def test_the_defaults_are_the_repositorys_and_what_is_given_goes_before(tmp_path, file, given, expected):
+    """Llama-2-chat's file has top-p 0.9 and temperature 0.6, of which C.2 replaces the temperature."""
+    if file is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(file))
+    assert truncation(tmp_path, *given) == expected
+
+
+def test_the_default_of_transformers_is_what_it_says():
+    """Greedy off and nothing else asked, `generate` draws from so many tokens."""
+    assert GenerationConfig()._get_default_generation_params()["top_k"] == TOP_K
+
+
+@pytest.mark.parametrize("content", ["half {", '{"top_k": "many"}', '{"top_p": [1]}'])
+def test_a_broken_generation_config_is_one_sentence(tmp_path, content):
+    (tmp_path / "generation_config.json").write_text(content)
+    with pytest.raises(UserError, match="generation_config"):
+        truncation(tmp_path, None, None)
 
 
 def test_impossible_tokens_are_never_drawn():

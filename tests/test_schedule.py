@@ -7,12 +7,15 @@ from argparse import Namespace
 import pytest
 import torch
 
+from selfrefine.model import LINEARS
 from selfrefine.model.encoding import Sequence
-from selfrefine.model.lora import lora_layers
+from selfrefine.model.lora import add_lora, lora_parameters
+from selfrefine.model.nf4 import NF4Linear
+from selfrefine.model.student import load_student
 from selfrefine.training.batches import collate, micro_batches, step_rows, steps_per_epoch
 from selfrefine.training.log_probs import response_log_probs
 from selfrefine.training.plan import memory
-from selfrefine.training.schedule import cosine, linear
+from selfrefine.training.schedule import constant, cosine, linear
 
 
 @pytest.mark.parametrize(
@@ -33,10 +36,18 @@ def test_linear(step, factor):
     assert linear(step, 1000, 100) == pytest.approx(factor)
 
 
+@pytest.mark.parametrize(("step", "factor"), [(0, 0.01), (98, 0.99), (99, 1.0), (100, 1.0), (999, 1.0)])
+def test_constant(step, factor):
+    """100 steps of warm-up in hundredths, then no decay (Rafailov et al.'s code)."""
+    assert constant(step, 1000, 100) == pytest.approx(factor)
+
+
 def test_no_step_has_a_rate_of_zero():
     for steps in range(1, 30):
         for warmup in range(steps + 1):
-            assert all(0 < schedule(s, steps, warmup) <= 1 for schedule in (cosine, linear) for s in range(steps))
+            assert all(
+                0 < schedule(s, steps, warmup) <= 1 for schedule in (cosine, linear, constant) for s in range(steps)
+            )
 
 
 def test_a_run_that_ends_inside_its_warm_up():
@@ -81,10 +92,11 @@ def test_no_other_cut_of_the_sorted_rows_computes_fewer_tokens():
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_the_estimate_of_activations_is_what_autograd_keeps(student, dropout):
+@pytest.mark.parametrize("targets", [LINEARS, ("q_proj", "v_proj"), ("o_proj", "down_proj")])
+def test_the_estimate_of_activations_is_what_autograd_keeps(student_folder, dropout, targets):
     """Within a sixth, at rows so short that attention's own matrices are small."""
-    for layer in lora_layers(student).values():
-        layer.dropout = dropout
+    student = load_student(student_folder, torch.device("cpu"), torch.float32)
+    add_lora(student, rank=4, alpha=8, dropout=dropout, seed=0, targets=targets)
     batch = collate([Sequence([1, 2, 3, 4], [[5, 6]])] * 64, torch.device("cpu"))
     frozen, kept = {p.untyped_storage().data_ptr() for p in student.parameters()}, {}
 
@@ -101,8 +113,11 @@ def test_the_estimate_of_activations_is_what_autograd_keeps(student, dropout):
         dequantize_once=True,
         lora_rank=4,
         lora_dropout=dropout,
+        lora_targets=[*targets, targets[0]],  # named twice, there once
     )
     estimate = memory(student.config, args, student.dtype)
     assert sum(storage.nbytes() for storage in kept.values()) == pytest.approx(estimate["activations"], rel=1 / 6)
-    weights = sum(layer.base.in_features * layer.base.out_features for layer in lora_layers(student).values())
+    weights = sum(m.in_features * m.out_features for m in student.modules() if isinstance(m, NF4Linear))
     assert estimate["the same dequantised"] == 4 * weights
+    trained = sum(parameter.numel() for parameter in lora_parameters(student).values())
+    assert estimate["adapters, gradients, moments"] == 16 * trained

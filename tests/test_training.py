@@ -10,13 +10,7 @@ from safetensors.torch import load_file
 
 import train_dpo
 import train_it
-from tests.conftest import phase_1, phase_2
-
-
-def lines(output: Path, *, timed: bool = True) -> list[dict]:
-    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().split("\n") if line]
-    untimed = ("seconds", "reference_seconds")
-    return rows if timed else [{k: v for k, v in row.items() if k not in untimed} for row in rows]
+from tests.conftest import lines, phase_1, phase_2
 
 
 def same_run(one: Path, other: Path) -> None:
@@ -177,6 +171,99 @@ def test_pitfall_p8_phase_2_stops_where_the_reference_is_another_student(
     assert not (tmp_path / "run/adapter_model.safetensors").exists()
 
 
+def test_several_answers_a_prompt_make_several_pairs_of_one_question(
+    command, student_folder, instructed, demonstrations, tmp_path, capsys
+):
+    flags = [*phase_2(student_folder, instructed, tmp_path / "run"), "--demonstrations", demonstrations]
+    flags += ["--answers-per-prompt", 2, "--max-new-tokens", 6, "--temperature", 1]
+    assert command(train_dpo, *flags, "--dry-run") == 0
+    assert "15 steps of 8 rows, 3 epochs of 40" in capsys.readouterr().out
+    assert command(train_dpo, *flags, "--max-steps", 1) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run/preferences.jsonl").read_text().split("\n") if line]
+    assert len({(row["id"], row["sample"]) for row in rows}) == len(rows) > 30
+    assert {row["sample"] for row in rows} == {0, 1} and len({row["id"] for row in rows}) == 20
+    answers = (tmp_path / "run/answers.jsonl").read_text().split("\n")
+    assert sum(len(json.loads(line)["key"]) == 4 for line in answers if line) == len(answers) // 2 == 40
+    assert command(train_dpo, *flags, "--max-steps", 1, "--resume", "--answers-per-prompt", 3) == 2
+    assert "answers_per_prompt was 2, is 3" in capsys.readouterr().err
+
+
+def test_the_schedule_is_what_the_flag_says(command, student_folder, instructed, preferences, tmp_path):
+    """Peak 1e-3, two steps of warm-up: then the rate stays, or falls to 0 at step 4."""
+    for schedule, rates in (("constant", [0.5, 1, 1, 1]), ("linear", [0.5, 1, 1, 0.5])):
+        flags = [*phase_2(student_folder, instructed, tmp_path / schedule), "--preferences", preferences]
+        assert command(train_dpo, *flags, "--schedule", schedule, "--max-steps", 4) == 0
+        logged = [row["learning_rate"] for row in lines(tmp_path / schedule) if "loss" in row]
+        assert logged == pytest.approx([1e-3 * rate for rate in rates])
+
+
+def test_phase_2_goes_on_with_the_layers_that_phase_1_adapted(
+    command, student_folder, demonstrations, preferences, tmp_path
+):
+    """q and v alone, as in the authors' code: no other layer gets an adapter in either phase."""
+    first = [*phase_1(student_folder, demonstrations, tmp_path / "it"), "--max-steps", 1]
+    assert command(train_it, *first, "--lora-targets", "v_proj", "q_proj") == 0
+    second = [*phase_2(student_folder, tmp_path / "it", tmp_path / "sr"), "--preferences", preferences]
+    assert command(train_dpo, *second, "--max-steps", 1) == 0
+    for run in ("it", "sr"):
+        names = load_file(tmp_path / run / "adapter_model.safetensors")
+        assert {name.split(".")[-3] for name in names} == {"q_proj", "v_proj"} and len(names) == 2 * 2 * 2
+        config = json.loads((tmp_path / run / "adapter_config.json").read_text())
+        assert config["target_modules"] == ["q_proj", "v_proj"]
+
+
+def test_both_phases_hold_out_the_same_questions(
+    command, student_folder, instructed, demonstrations, tmp_path, monkeypatch
+):
+    """Same share, same seed; two teachers answered each question, no row has an id, and a third of the pairs is lost:
+    what phase 2 validates on, phase 1 did not train on, and the other way round."""
+    from selfrefine import preferences
+    from selfrefine.tasks import splits
+
+    rows = [json.loads(line) for line in demonstrations.read_text().split("\n") if line]
+    twice = [{**row, "output": f"{row['output']}{end}"} for row in rows for end in ("", " ")]
+    anonymous = [{name: row[name] for name in ("instruction", "input", "output", "target")} for row in twice]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in anonymous))
+    sides, hold_out, build_pairs = [], splits.hold_out, preferences.build_pairs
+
+    def seen(*arguments, **others):
+        both = hold_out(*arguments, **others)
+        sides.append([{row.asked for row in side} for side in both])
+        return both
+
+    def losing(*arguments, **others):
+        pairs, counts = build_pairs(*arguments, **others)
+        return [pair for index, pair in enumerate(pairs) if index % 6 > 1], counts
+
+    monkeypatch.setattr(splits, "hold_out", seen)
+    monkeypatch.setattr(preferences, "build_pairs", losing)
+    common = ["--demonstrations", tmp_path / "mine.jsonl", "--validation-fraction", 0.3, "--max-steps", 1, "--seed", 5]
+    first = phase_1(student_folder, demonstrations, tmp_path / "it")
+    assert command(train_it, *first, *common) == 0
+    second = phase_2(student_folder, instructed, tmp_path / "sr")
+    assert command(train_dpo, *second, *common, "--max-new-tokens", 4) == 0
+    (trained, validated), (trained_2, validated_2) = sides
+    assert len(validated) == 6 and len(trained) == 14
+    assert validated_2 and validated_2 <= validated and trained_2 <= trained
+
+
+def test_a_run_that_held_out_other_questions_is_refused_and_one_that_held_out_none_goes_on(
+    command, student_folder, demonstrations, tmp_path, capsys
+):
+    """As a run was described before: no `hold_out`, which was by id, and none of the flags that came since."""
+    for share, code in ((0.2, 2), (0, 0)):
+        flags = phase_1(student_folder, demonstrations, tmp_path / str(share))
+        flags += ["--max-steps", "1", "--validation-fraction", str(share)]
+        assert command(train_it, *flags) == 0
+        path = tmp_path / str(share) / "config.json"
+        config = json.loads(path.read_text())
+        for name in ("hold_out", "lora_targets"):
+            config["settings"].pop(name, None)
+        path.write_text(json.dumps(config))
+        assert command(train_it, *flags, "--resume") == code
+    assert 'hold_out was None, is "by the prompt\'s text"' in capsys.readouterr().err
+
+
 def test_without_an_adapter_the_bare_student_is_the_reference(command, student_folder, preferences, tmp_path, capsys):
     flags = phase_2(student_folder, "-", tmp_path / "run")
     del flags[2:4]
@@ -266,6 +353,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(command, student_folder, d
     assert command(train_it, *flags, "--batch-size", "10", "--dry-run") == 0
     said = capsys.readouterr().out
     assert "6 steps of 10 rows, 3 epochs of 20" in said and "sum to 0.04" in said and "GiB" in said
+    assert "times α/r = 8/4: 0.08" in said and "48 GB" in said
     assert not (tmp_path / "run").exists()
 
 
@@ -348,6 +436,7 @@ def test_a_run_that_got_nowhere_does_not_block_its_folder(command, student_folde
         (["--seed", "99999999999999"], "--seed"),
         (["--learning-rates", "1"], "--learning-rates"),
         (["--device", "cuda:77"], "--device"),
+        (["--lora-targets", "q_proj", "w_proj"], "--lora-targets"),
         (["--output", "/proc/nowhere"], "--output"),
     ],
 )
@@ -388,7 +477,7 @@ def test_all_that_is_wrong_with_a_folder_is_told_at_once(tmp_path):
     from selfrefine.errors import UserError
     from selfrefine.runs import claim
 
-    claim(tmp_path, {"epochs": 4}, resume=False, disk=0).close()
+    claim(tmp_path, {"epochs": 4}, resume=False, disk=0).release()
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(UserError) as error:
         claim(tmp_path, {"epochs": 5}, resume=False, disk=2**60)
@@ -402,7 +491,7 @@ def test_a_folder_in_use_is_refused(command, student_folder, demonstrations, tmp
     held = lock(tmp_path / "run/.lock")
     assert command(train_it, *phase_1(student_folder, demonstrations, tmp_path / "run")) == 2
     assert "another process is writing there" in capsys.readouterr().err
-    held.close()
+    held.release()
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def curve(rows: list[dict], key: str) -> list[tuple[float, float]]:
 def pairs(step: Step) -> dict[str, int]:
     """How many pairs prefer the student's ŷ, how many the teacher's â (Eq. 4), and the questions without a pair."""
     sources = Counter(row["chosen_from"] for _, row in read_lines(step.output / "preferences.jsonl"))
-    asked = len({tuple(row["key"][:2]) for _, row in read_lines(step.output / "answers.jsonl")})
+    asked = sum(row["key"][2] == "cot" for _, row in read_lines(step.output / "answers.jsonl"))
     return {"student": sources["student"], "teacher": sources["teacher"], "none": asked - sources.total()}
 
 

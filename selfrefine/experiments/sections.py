@@ -3,9 +3,11 @@
 That is its pairs and where they moved, how answers are read, what changed, the cost.
 """
 
+import statistics
 from typing import NamedTuple
 
-from selfrefine.paper import TITLES
+from selfrefine.experiments.plans import TEACHER
+from selfrefine.paper import GAPS, INSTRUCTED, KINDS, TITLES
 from selfrefine.scores import cell as accuracy
 
 NOT_RUN = "–"
@@ -83,7 +85,14 @@ def _shown(cell: dict | None, rating: bool, own: bool) -> Shown:
 
 def diagnostics(content: dict) -> list[Section]:
     """The other tables, those that have lines."""
-    made = [_printed(content), _pairs(content), _reading(content), _changes(content), _training(content)]
+    made = [
+        _printed(content),
+        _gaps(content),
+        _pairs(content),
+        _reading(content),
+        _changes(content),
+        _training(content),
+    ]
     return [section for section in made if section.lines]
 
 
@@ -95,6 +104,34 @@ def _printed(content: dict) -> Section:
     ]
     said = "Other models, other tasks: only directions compare."
     return Section("The paper's own table", said, ["trained on", "", *map(titled, tasks)], lines)
+
+
+def _gaps(content: dict) -> Section:
+    """§4.1, for Figures 2 (in-family) and 3 (out-family): a line for each panel and kind of task that is there."""
+    printed = GAPS.get({"figure2": "in-family", "figure3": "out-family"}.get(content["experiment"], ""), {})
+    lines = []
+    for panel in dict.fromkeys(row["panel"] for row in content["rows"]):
+        of = {row["method"]: row["cells"] for row in content["rows"] if row["panel"] == panel}
+        for kind, average in printed.items():
+            tasks = [task for task in KINDS[kind] if task in of[TEACHER]]
+            pairs = [(of[TEACHER][task], of[INSTRUCTED][task]) for task in tasks]
+            if pairs:
+                lines.append([panel, kind, _gap(pairs, "ours"), _gap(pairs, "paper"), f"{average:.1f}"])
+    return Section(
+        "From the teacher to the instruction-tuned student",
+        "Points of accuracy that the student stays below its teacher, on average over the tasks of a kind that are "
+        "here; beside it the same from the paper's tables, where they have these models, and §4.1's own average, which "
+        "does not say over which models.",
+        ["teacher → student", "tasks", "ours", "by the paper's tables", "§4.1"],
+        lines,
+    )
+
+
+def _gap(pairs: list[tuple[dict, dict]], whose: str) -> str:
+    """The mean difference of pairs of cells; a dash where one of them has no number."""
+    if not all(cell[whose] for pair in pairs for cell in pair):
+        return NOT_RUN
+    return f"{statistics.mean(high[whose]['mean'] - low[whose]['mean'] for high, low in pairs):.2f}"
 
 
 def _pairs(content: dict) -> Section:

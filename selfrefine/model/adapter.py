@@ -16,6 +16,7 @@ from torch import nn
 
 from selfrefine.errors import UserError
 from selfrefine.files import write_json, write_whole
+from selfrefine.model import LINEARS
 from selfrefine.model.lora import add_lora, lora_layers, lora_parameters
 
 _PREFIX = "base_model.model."  # PEFT's own, before the bare model's path
@@ -23,7 +24,7 @@ _PREFIX = "base_model.model."  # PEFT's own, before the bare model's path
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """What is needed to use an adapter: its shape (LoRA's r, α, dropout) and how its student was prompted."""
+    """What is needed to use an adapter: its shape (LoRA's r, α, dropout, layers) and how its student was prompted."""
 
     rank: int
     alpha: float
@@ -31,6 +32,7 @@ class AdapterSettings:
     student: str
     fingerprint: str
     chat_template: bool
+    targets: tuple[str, ...] = LINEARS
 
 
 def save_adapter(student: nn.Module, folder: Path, settings: AdapterSettings) -> None:
@@ -71,6 +73,7 @@ def read_settings(folder: Path) -> AdapterSettings:
             student=config.get("base_model_name_or_path") or "",
             fingerprint=known.get("fingerprint", ""),
             chat_template=known.get("chat_template", False),
+            targets=_targets(config["target_modules"], folder),
         )
         unknown = [name for name in ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern") if config.get(name)]
         wrong = _wrong(settings)
@@ -85,6 +88,15 @@ def read_settings(folder: Path) -> AdapterSettings:
     if unknown:
         raise UserError(f"{folder}: an adapter with {', '.join(unknown)}: only plain LoRA, one r and α, is read here.")
     return settings
+
+
+def _targets(modules: list[str], folder: Path) -> tuple[str, ...]:
+    """PEFT's target_modules in the order of a block; UserError where they are no list of its linear layers."""
+    if not isinstance(modules, list) or not modules or not set(modules) <= set(LINEARS):
+        raise UserError(
+            f"{folder}: an adapter over target_modules {modules!r}: only lists of {', '.join(LINEARS)} are read here."
+        )
+    return tuple(name for name in LINEARS if name in modules)
 
 
 def _wrong(settings: AdapterSettings) -> str | None:
@@ -120,6 +132,7 @@ def load_adapter(student: nn.Module, folder: Path, fingerprint: str, *, dropout:
         alpha=settings.alpha,
         dropout=settings.dropout if dropout is None else dropout,
         seed=0,
+        targets=settings.targets,
     )
     path = folder / "adapter_model.safetensors"
     try:

@@ -14,10 +14,12 @@ and input gradients in passes of their own.
 """
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
 
+from selfrefine.model import LINEARS
 from selfrefine.model.nf4 import NF4Linear
 
 
@@ -82,17 +84,20 @@ class LoRALinear(nn.Module):
         return y.view(*x.shape[:-1], -1)  # (M, out) -> (..., out)
 
 
-def add_lora(student: nn.Module, *, rank: int, alpha: float, dropout: float, seed: int) -> None:
-    """Put an adapter over every 4-bit layer of `student`, in place; A is drawn from `seed`, alike on any device."""
+def add_lora(
+    student: nn.Module, *, rank: int, alpha: float, dropout: float, seed: int, targets: Collection[str] = LINEARS
+) -> None:
+    """Put an adapter over the 4-bit layers of `student` that `targets` names, in place; A is drawn from `seed`, alike
+    on any device."""
     generator = torch.Generator().manual_seed(seed)
     for path, layer in list(student.named_modules()):
-        if isinstance(layer, NF4Linear):
+        parent, _, name = path.rpartition(".")
+        if isinstance(layer, NF4Linear) and name in targets:
             wrapped = LoRALinear(layer, rank, alpha, dropout)
             drawn = torch.empty(wrapped.A.shape)
             nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
             with torch.no_grad():
                 wrapped.A.copy_(drawn)
-            parent, _, name = path.rpartition(".")
             setattr(student.get_submodule(parent), name, wrapped.train(layer.training))  # no dropout in eval mode
 
 

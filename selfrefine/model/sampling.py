@@ -5,12 +5,14 @@ work changes it (but for the last bits of batched arithmetic).
 """
 
 import hashlib
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
-from transformers import Cache, DynamicCache
+from transformers import Cache, DynamicCache, GenerationConfig
 
 from selfrefine.errors import UserError
 from selfrefine.model.attention import additive
@@ -18,6 +20,8 @@ from selfrefine.model.nf4 import dequantized
 from selfrefine.model.student import Student, context
 
 BLOCK = 64  # columns by which the cache grows
+GREEDY = 1e-6  # a temperature below is 0: float32 has no such logits
+TOP_K = 50  # transformers' default, where a repository's generation_config.json says nothing
 READ = 8  # prompts read together: few enough to be of like lengths, so that little is padding
 
 
@@ -78,6 +82,25 @@ def row_seed(seed: int, *key: str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1  # torch takes 63 bits
 
 
+def truncation(folder: Path, top_k: int | None, top_p: float | None) -> tuple[int | None, float | None]:
+    """The top-k and top-p to sample a model with, each None where nothing is cut: as given (0 and 1: nothing), else
+    "the default configurations proposed in the repositories" (Table 4, C.2), which `generate` takes too."""
+    try:
+        own = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").exists() else None
+        top_k = (TOP_K if own is None or own.top_k is None else int(own.top_k)) if top_k is None else top_k
+        top_p = (1.0 if own is None or own.top_p is None else float(own.top_p)) if top_p is None else top_p
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{folder}: its generation_config.json cannot be read ({error}): mend it.") from None
+    return top_k if top_k > 0 else None, top_p if 0 < top_p < 1 else None
+
+
+def told(temperature: float, top_k: int | None, top_p: float | None) -> str:
+    """How answers are drawn, for the user."""
+    if temperature < GREEDY:
+        return "temperature 0, the likeliest token each time"
+    return f"temperature {temperature:g}, top-k {top_k or 'off'}, top-p {top_p or 'off'}"
+
+
 def sample(
     student: Student,
     prompts: Sequence[list[int]],
@@ -86,12 +109,14 @@ def sample(
     end_ids: Sequence[int],
     temperature: float,
     max_new_tokens: int,
+    top_k: int | None = None,
+    top_p: float | None = None,
     batch_size: int = 32,
     done: Container[int] = (),
 ) -> Iterator[tuple[int, Sampled]]:
     """Yield (index into `prompts`, answer) as answers are done, batches of like length together.
 
-    `temperature` 0 takes the likeliest token; C.2 sets 0.1 for students. All else of generation is at its default.
+    `temperature` 0 takes the likeliest token; C.2 sets 0.1 for students. `top_k` and `top_p`: see `truncated`.
     An answer that reaches the end of the student's context is cut there, as at `max_new_tokens`; UserError for a prompt
     that leaves it no room. Batches whose every prompt is in `done` are skipped: a resumed run draws in the same
     batches as a straight one.
@@ -112,7 +137,8 @@ def sample(
                 [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(seeds[row])) for row in rows]
             )  # (B, max_new_tokens) float32: one draw per token to come
             limits = torch.tensor([min(max_new_tokens, room - len(prompts[row])) for row in rows])  # (B,)
-            answers = _sample_batch(student, [prompts[row] for row in rows], uniforms, limits, end_ids, temperature)
+            pick = partial(draw, temperature=temperature, top_k=top_k, top_p=top_p)
+            answers = _sample_batch(student, [prompts[row] for row in rows], uniforms, limits, end_ids, pick)
             yield from zip(rows, answers, strict=True)
 
 
@@ -123,7 +149,7 @@ def _sample_batch(
     uniforms: torch.Tensor,
     limits: torch.Tensor,
     end_ids: Sequence[int],
-    temperature: float,
+    pick: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> list[Sampled]:
     device, dtype = student.device, student.dtype
     width = max(map(len, prompts))
@@ -140,7 +166,7 @@ def _sample_batch(
     drawn: list[list[int]] = [[] for _ in prompts]
     ended = [False] * len(prompts)
     for step in range(uniforms.shape[1]):
-        tokens = draw(student.get_output_embeddings()(hidden).float(), uniforms[alive, step], temperature)  # (alive,)
+        tokens = pick(student.get_output_embeddings()(hidden).float(), uniforms[alive, step])  # (alive,)
         stops = torch.isin(tokens, ends)
         for row, token, stop in zip(alive.tolist(), tokens.tolist(), stops.tolist(), strict=True):
             if stop:
@@ -179,10 +205,31 @@ def _read(student: Student, prompts: list[list[int]], begin: int, cache: KeyValu
     return hidden[torch.arange(len(prompts)), [len(prompt) - 1 for prompt in prompts]]
 
 
-def draw(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float) -> torch.Tensor:
+def draw(
+    logits: torch.Tensor,
+    uniforms: torch.Tensor,
+    temperature: float,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> torch.Tensor:
     """One token per row by inverting the cumulative distribution: logits (B, V) float32, uniforms (B,) -> (B,)."""
-    if temperature < 1e-6:  # 0, or so little that float32 has no such logits
+    if temperature < GREEDY:
         return logits.argmax(dim=-1)
-    cumulative = torch.softmax(logits / temperature, dim=-1).cumsum(dim=-1)  # (B, V), its last column near 1
+    logits = truncated(logits / temperature, top_k, top_p)
+    cumulative = torch.softmax(logits, dim=-1).cumsum(dim=-1)  # (B, V), its last column near 1
     thresholds = uniforms[:, None] * cumulative[:, -1:]  # scaled, so that rounding cannot leave the vocabulary
     return torch.searchsorted(cumulative, thresholds, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
+
+
+def truncated(logits: torch.Tensor, top_k: int | None, top_p: float | None) -> torch.Tensor:
+    """Logits (B, V) with −∞ for what is not drawn: all but the `top_k` likeliest tokens, and of these all but the
+    fewest, likeliest first, whose probabilities sum to `top_p`; equally likely ones share their fate."""
+    if top_k is None and top_p is None:
+        return logits
+    likeliest = logits.topk(min(top_k or logits.shape[1], logits.shape[1]), dim=-1).values  # (B, k), descending
+    lowest = likeliest[:, -1:]
+    if top_p is not None:
+        probabilities = torch.softmax(likeliest, dim=-1)
+        enough = probabilities.cumsum(dim=-1) - probabilities >= top_p  # the ones before sum to it already
+        lowest = likeliest.masked_fill(enough, torch.inf).amin(dim=-1, keepdim=True)
+    return logits.masked_fill(logits < lowest, -torch.inf)

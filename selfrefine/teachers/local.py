@@ -10,7 +10,7 @@ import torch
 
 from selfrefine.errors import RunError
 from selfrefine.model.encoding import decode, encode_prompt, uses_chat_template
-from selfrefine.model.sampling import row_seed, sample
+from selfrefine.model.sampling import row_seed, sample, told, truncation
 from selfrefine.model.student import context, end_ids, find, load_student, load_tokenizer, load_unquantised
 from selfrefine.teachers import Answer, Key, Refusal
 
@@ -25,6 +25,8 @@ def answers(
     device: torch.device,
     dtype: torch.dtype,
     temperature: float,
+    top_k: int | None,
+    top_p: float | None,
     max_new_tokens: int,
     seed: int,
 ) -> Iterator[tuple[Key, Answer | Refusal]]:
@@ -37,6 +39,8 @@ def answers(
     teacher = load_student(folder, device, dtype) if nf4 else load_unquantised(folder, device, torch.bfloat16)
     template = uses_chat_template(tokenizer, chat_template)
     encoded = {key: encode_prompt(tokenizer, prompt, chat_template=template) for key, prompt in prompts.items()}
+    top_k, top_p = truncation(folder, top_k, top_p)
+    print(f"answers are drawn at {told(temperature, top_k, top_p)}")
     room = context(teacher.config)
     for key, ids in encoded.items():
         if len(ids) >= room:
@@ -49,6 +53,8 @@ def answers(
         end_ids=end_ids(teacher, tokenizer),
         temperature=temperature,
         max_new_tokens=max_new_tokens,
+        top_k=top_k,
+        top_p=top_p,
         batch_size=batch_size,
     )
     try:
