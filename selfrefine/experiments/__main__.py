@@ -92,6 +92,7 @@ def _parser() -> command.Parser:
     parser.add_argument("--student", metavar="MODEL", help="one student instead: llama-2-7b, ..., a Hub id or a folder")
     parser.add_argument("--teacher", metavar="MODEL", help="one teacher instead: llama-2-70b, gpt-3.5, ..., a Hub id")
     parser.add_argument("--tasks", nargs="+", metavar="T", help="these tasks instead of the experiment's own")
+    parser.add_argument("--also", nargs="+", metavar="T", help="tasks to evaluate on besides, but not to train on")
     parser.add_argument(
         "--seeds", nargs="+", type=command.natural, metavar="N", help="each a whole run of the method (default: 0)"
     )
