@@ -53,12 +53,11 @@ def main() -> None:
 
     from selfrefine.files import digest, lock, write_json, write_whole
     from selfrefine.model.adapter import load_adapter, read_settings
-    from selfrefine.model.encoding import decode, encode_prompt, uses_chat_template
+    from selfrefine.model.encoding import decode, encode_prompt, end_ids, uses_chat_template
     from selfrefine.model.sampling import row_seed, sample, told, truncation
     from selfrefine.model.student import (
         FAMILIES,
         context,
-        end_ids,
         find,
         fingerprint,
         load_student,
@@ -77,7 +76,7 @@ def main() -> None:
     folder = find(args.student)
     config, tokenizer = read_config(folder, any_family=not args.adapter), load_tokenizer(folder)
     trained = read_settings(args.adapter).chat_template if args.adapter else None
-    chat_template = uses_chat_template(tokenizer, args.chat_template, trained)
+    chat_template = uses_chat_template(tokenizer, args.chat_template, trained, args.template_arguments)
     if args.method == "generate":
         args.top_k, args.top_p = truncation(folder, args.top_k, args.top_p)
         print(f"answers are drawn at {told(args.temperature, args.top_k, args.top_p)}")
@@ -134,7 +133,7 @@ def main() -> None:
             student,
             prompts,
             [row_seed(key[3], *key[:3]) for key in keys],
-            end_ids=end_ids(student, tokenizer),
+            end_ids=end_ids(student, tokenizer, chat_template),
             temperature=args.temperature,
             max_new_tokens=args.max_new_tokens,
             top_k=args.top_k,

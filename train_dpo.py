@@ -107,7 +107,8 @@ def main() -> None:
     folder = find(args.student)
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     instructed = read_settings(args.adapter) if args.adapter else None
-    chat_template = uses_chat_template(tokenizer, args.chat_template, instructed and instructed.chat_template)
+    trained = instructed and instructed.chat_template
+    chat_template = uses_chat_template(tokenizer, args.chat_template, trained, args.template_arguments)
     if instructed:  # phase 2 continues phase 1's adapter
         args.lora_rank, args.lora_alpha, args.lora_targets = instructed.rank, instructed.alpha, [*instructed.targets]
     else:

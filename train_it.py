@@ -67,7 +67,7 @@ def main() -> None:
     args.micro_batch_tokens = args.micro_batch_tokens or command.micro_batch_tokens(device)
     folder = find(args.student)
     config, tokenizer = read_config(folder), load_tokenizer(folder)
-    chat_template = uses_chat_template(tokenizer, args.chat_template)
+    chat_template = uses_chat_template(tokenizer, args.chat_template, arguments=args.template_arguments)
     read = read_demonstrations(args.demonstrations)
     kept = data.keep_correct(read) if args.keep == "correct" else read
     kept = fraction_of(kept, args.fraction, args.seed) if args.fraction else kept

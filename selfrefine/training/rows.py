@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from selfrefine.errors import UserError
-from selfrefine.model.encoding import Sequence, decode, encode_prompt, encode_response
+from selfrefine.model.encoding import Sequence, decode, encode_prompt, encode_response, rendered
 from selfrefine.model.student import Tokenizer, context
+from selfrefine.model.template import ChatTemplate, Marks, marks
 from selfrefine.records import Demonstration, Preference
 from selfrefine.tasks.answers import grade
 from selfrefine.tasks.prompts import join, options_in
@@ -24,15 +25,16 @@ def is_correct(row: Demonstration) -> bool:
 
 
 def demonstration_sequences(
-    tokenizer: Tokenizer, rows: list[Demonstration], config, *, chat_template: bool, allowed: float
+    tokenizer: Tokenizer, rows: list[Demonstration], config, *, chat_template: ChatTemplate, allowed: float
 ) -> tuple[list[Demonstration], list[Sequence]]:
     """(i, q, â) of §2.1 as ids: prompt, response, end token. Rows that cannot be used are left out."""
-    sequences, problems = [], {}
+    sequences, problems, turn = [], {}, marks(tokenizer, chat_template)
     for index, row in enumerate(rows):
         prompt = encode_prompt(tokenizer, join(row.instruction, row.input), chat_template=chat_template)
-        response = _response(tokenizer, row.output, None, row.ended)
+        response = _response(tokenizer, row.output, None, row.ended, turn)
         sequences.append(Sequence(prompt, [response]))
         problem = "an empty answer" if not row.output.strip() else _problem(sequences[-1], config)
+        problem = problem or rendered(join(row.instruction, row.input), [row.output], turn)
         if problem:
             problems[index] = problem
     usable = _require_most(rows, problems, allowed, "demonstrations")
@@ -40,17 +42,17 @@ def demonstration_sequences(
 
 
 def preference_sequences(
-    tokenizer: Tokenizer, rows: list[Preference], config, *, chat_template: bool, allowed: float
+    tokenizer: Tokenizer, rows: list[Preference], config, *, chat_template: ChatTemplate, allowed: float
 ) -> tuple[list[Preference], list[Sequence]]:
     """[x̂, y_w, y_l] as ids, both sides after the same prompt (Eq. 3). Rows that cannot be used are left out, equal
     pairs too: their gradient is zero."""
-    sequences, problems = [], {}
+    sequences, problems, turn = [], {}, marks(tokenizer, chat_template)
     for index, row in enumerate(rows):
         prompt = encode_prompt(tokenizer, row.prompt, chat_template=chat_template)
-        chosen = _response(tokenizer, row.chosen, row.chosen_ids, row.chosen_ended)
-        rejected = _response(tokenizer, row.rejected, row.rejected_ids, row.rejected_ended)
+        chosen = _response(tokenizer, row.chosen, row.chosen_ids, row.chosen_ended, turn)
+        rejected = _response(tokenizer, row.rejected, row.rejected_ids, row.rejected_ended, turn)
         sequences.append(Sequence(prompt, [chosen, rejected]))
-        problem = _problem(sequences[-1], config)
+        problem = _problem(sequences[-1], config) or rendered(row.prompt, [row.chosen, row.rejected], turn)
         if problem:
             problems[index] = problem
     usable = _require_most(rows, problems, allowed, "pairs")
@@ -60,14 +62,14 @@ def preference_sequences(
     return [rows[index] for index in unequal], [sequences[index] for index in unequal]
 
 
-def _response(tokenizer: Tokenizer, text: str, ids: tuple[int, ...] | None, ended: bool) -> list[int]:
-    """The ids that are scored: the sampled ones where this tokenizer reads them as the same text, and the end token
+def _response(tokenizer: Tokenizer, text: str, ids: tuple[int, ...] | None, ended: bool, turn: Marks) -> list[int]:
+    """The ids that are scored: the sampled ones where this tokenizer reads them as the same text, and the turn's end
     once, unless the answer was cut at the limit."""
     sampled = ids is not None and all(i < len(tokenizer) for i in ids) and decode(tokenizer, list(ids)) == text
     tokens = list(ids) if sampled else encode_response(tokenizer, text)
-    while tokens and tokens[-1] == tokenizer.eos_token_id:
+    while tokens and tokens[-1] in (turn.end_id, tokenizer.eos_token_id):
         tokens.pop()
-    return [*tokens, tokenizer.eos_token_id] if ended else tokens
+    return [*tokens, turn.end_id] if ended else tokens
 
 
 def _problem(sequence: Sequence, config) -> str | None:
