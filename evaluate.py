@@ -51,7 +51,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
 
-    from selfrefine.files import digest, lock, write_json, write_whole
+    from selfrefine.files import beside, digest, lock, write_json, write_whole
     from selfrefine.model.adapter import load_adapter, read_settings
     from selfrefine.model.encoding import decode, encode_prompt, end_ids, uses_chat_template
     from selfrefine.model.sampling import row_seed, sample, told, truncation
@@ -93,8 +93,7 @@ def main() -> None:
     settings = vars(args) | {"dtype": str(dtype), "student_id": student_id, "chat_template": chat_template}
     if args.adapter:
         settings["adapter_id"] = digest([args.adapter / "adapter_model.safetensors"])
-    output = args.output.with_suffix(".json")
-    predictions = output.with_suffix(".predictions.jsonl")
+    output, predictions = beside(args.output, ".json"), beside(args.output, ".predictions.jsonl")
     held = lock(predictions)  # noqa: F841, the file's lock
     begun = predictions.stat().st_size or not without_results(output)
     if begun and (changed := changes(output, settings, FREE | {"batch_size"})):
@@ -156,8 +155,7 @@ def main() -> None:
     rows = "".join(json.dumps(answered[key], ensure_ascii=False) + "\n" for key in keys)
     write_whole(predictions, rows.encode())  # in the order of the questions, however often it was stopped
     results = score([answered[key] for key in keys])
-    name = args.adapter.name if args.adapter else None
-    laid_out = table(results, name)
+    laid_out = table(results, args.adapter and args.adapter.resolve().name)  # "." has a name too
     write_json(output, {"results": results, "settings": settings, "versions": versions(), "table": laid_out})
     print(laid_out)
     print(f"results in {output}, every answer in {predictions}")

@@ -296,5 +296,7 @@ def run(main: Callable[[], None]) -> NoReturn:
 
 
 def _say(message, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    from tqdm import tqdm
+
+    tqdm.write(f"error: {message}", file=sys.stderr)  # on a line of its own, not on that of a progress bar
     return code
