@@ -67,7 +67,10 @@ def test_help_shows_a_default_of_zero_and_none_where_there_is_none():
 
 
 COMMANDS = [
-    *[("-m", f"selfrefine.{name}") for name in ("quickstart", "annotate", "judge", "report", "benchmark")],
+    *[
+        ("-m", f"selfrefine.{name}")
+        for name in ("quickstart", "annotate", "judge", "report", "benchmark", "merge", "ask")
+    ],
     *[("-m", f"selfrefine.{name}") for name in ("experiments", "experiments.scripted_judge")],
     *[("train_it.py",), ("train_dpo.py",), ("evaluate.py",)],
 ]
