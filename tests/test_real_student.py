@@ -1,6 +1,6 @@
 """A real ChatML model (SmolLM2-135M-Instruct) is evaluated, tuned, self-refined and merged, for a few steps.
 
-With SELFREFINE_TEST_STUDENT set to its folder, `pytest -m long tests/test_real_student.py` takes some minutes on one core.
+With SELFREFINE_TEST_STUDENT set to its folder, `pytest -m long tests/test_real_student.py` takes minutes on one core.
 """
 
 import json
