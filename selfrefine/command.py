@@ -11,6 +11,12 @@ from typing import NoReturn
 from selfrefine.errors import RunError, UserError
 from selfrefine.model import LINEARS
 
+try:
+    import fcntl  # noqa: F401, what only POSIX has: imported before anything that needs it
+except ImportError:
+    print("error: selfrefine runs on Linux, on macOS, and on Windows inside WSL: start it there.", file=sys.stderr)
+    sys.exit(2)
+
 DTYPES = ("auto", "bfloat16", "float32")
 
 

@@ -208,6 +208,18 @@ def test_scores_by_hand():
     assert result["item_stderr"] == pytest.approx((75 * 25 / 2) ** 0.5)
 
 
+def test_the_share_of_cut_answers_stands_below_the_accuracy():
+    """One of four answers at x̂ was cut, none at x: a line for x̂ alone."""
+    question = Question("sums", "q", "1+1?", "2")
+    rows = [prediction(question, "cot", 0, "The answer is 2.", ended) for ended in (True, True, False, True)]
+    results = score([*rows, prediction(question, "standard", 0, "2", True)])
+    assert results["sums"]["cot"]["cut"] == 25.0
+    assert table(results, None).split("\n")[3:] == [
+        "| Baseline CoT | 100.0 |",
+        "| Baseline CoT: cut at --max-new-tokens (%) | 25.0 |",
+    ]
+
+
 def test_a_single_run_prints_no_spread():
     results = score(answered([True], 0))
     assert results["sums"]["cot"]["std"] is None

@@ -477,7 +477,7 @@ def test_all_that_is_wrong_with_a_folder_is_told_at_once(tmp_path):
     from selfrefine.errors import UserError
     from selfrefine.runs import claim
 
-    claim(tmp_path, {"epochs": 4}, resume=False, disk=0).close()
+    claim(tmp_path, {"epochs": 4}, resume=False, disk=0).release()
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(UserError) as error:
         claim(tmp_path, {"epochs": 5}, resume=False, disk=2**60)
@@ -491,7 +491,7 @@ def test_a_folder_in_use_is_refused(command, student_folder, demonstrations, tmp
     held = lock(tmp_path / "run/.lock")
     assert command(train_it, *phase_1(student_folder, demonstrations, tmp_path / "run")) == 2
     assert "another process is writing there" in capsys.readouterr().err
-    held.close()
+    held.release()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The flags of a server teacher or judge, and what `--dry-run` says of the work before it costs anything."""
 
 import argparse
+import json
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -16,7 +17,11 @@ _TOKENS_PER_TURN = 10  # what a chat template adds
 def add_server_flags(parser: Parser) -> None:
     """--server and how to talk to it, --dry-run and the prices that it multiplies."""
     group = parser.add_argument_group("server (OpenAI-compatible; the key comes from OPENAI_API_KEY only)")
-    group.add_argument("--server", metavar="URL", help="e.g. https://api.openai.com/v1 or http://localhost:8000/v1")
+    group.add_argument(
+        "--server",
+        metavar="URL",
+        help="the vendor's base URL, e.g. https://api.openai.com/v1 or http://localhost:8000/v1",
+    )
     group.add_argument("--concurrency", type=positive, default=16, metavar="N", help="requests in flight")
     group.add_argument("--timeout", type=rate, default=600, metavar="SECONDS", help="for one request")
     group.add_argument(
@@ -25,6 +30,12 @@ def add_server_flags(parser: Parser) -> None:
         default=600,
         metavar="SECONDS",
         help="how long to go on asking a server that fails or does not answer",
+    )
+    group.add_argument(
+        "--extra-body",
+        type=_fields,
+        metavar="JSON",
+        help='more fields of each request, e.g. \'{"reasoning_effort": "low"}\'; null leaves a field out',
     )
     plan = parser.add_argument_group("plan")
     plan.add_argument("--dry-run", action="store_true", help="print the requests and tokens to come, ask nothing")
@@ -48,6 +59,7 @@ def server_settings(args: argparse.Namespace) -> dict:
         "concurrency": args.concurrency,
         "timeout": args.timeout,
         "patience": args.patience,
+        "extra_body": args.extra_body,
     }
 
 
@@ -64,3 +76,14 @@ def print_plan(prompts: Mapping[Key, str], args: argparse.Namespace) -> None:
     if args.price_in is not None or args.price_out is not None:
         spent_in, spent_out = tokens_in * (args.price_in or 0) / 1e6, tokens_out * (args.price_out or 0) / 1e6
         print(f"cost           about {spent_in:.2f} for the prompts, at most {spent_out:.2f} for the answers")
+
+
+def _fields(text: str) -> dict:
+    """argparse type: a JSON object of fields, none of them this command's own."""
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict) or fields.keys() & {"model", "messages", "stream", "n"}:
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object of fields besides model, messages, stream and n")
+    return fields
