@@ -77,6 +77,13 @@ def add_chat_template_flag(parser: Parser) -> None:
     )
 
 
+def add_plain_flag(parser: argparse.ArgumentParser) -> None:
+    """--plain."""
+    parser.add_argument(
+        "--plain", action="store_true", help="the formulas as they read, without selfrefine/fast/: slower, larger"
+    )
+
+
 def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     """--top-k and --top-p."""
     own = "(default: the model's generation_config.json, which Table 4 and C.2 leave as it is, else {})"
@@ -135,7 +142,9 @@ def add_training_flags(parser: Parser, *, lora_dropout: float, batch_size: str) 
         metavar="LAYER",
         help="the blocks' layers that get an adapter; PEFT's default for Llama, and the authors' code: q_proj v_proj",
     )
-    memory = parser.add_argument_group("memory: none of these changes the result, but for which masks dropout draws")
+    memory = parser.add_argument_group(
+        "speed and memory: none of these changes the result, but for rounding and which masks dropout draws"
+    )
     memory.add_argument(
         "--micro-batch-tokens",
         type=positive,
@@ -146,6 +155,7 @@ def add_training_flags(parser: Parser, *, lora_dropout: float, batch_size: str) 
         action="store_true",
         help="recompute activations in the backward: slower, smaller",
     )
+    add_plain_flag(memory)
     memory.add_argument(
         "--dequantize-once",
         action=argparse.BooleanOptionalAction,

@@ -27,7 +27,7 @@ FREE = {
 }
 
 # what a run was before there was the setting
-BEFORE = {"lora_targets": list(LINEARS), "answers_per_prompt": 1, "schedule": "linear"}
+BEFORE = {"plain": False, "lora_targets": list(LINEARS), "answers_per_prompt": 1, "schedule": "linear"}
 
 
 class Run:

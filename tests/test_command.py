@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from selfrefine import command
-from selfrefine.model.nf4 import free_memory
+from selfrefine.fast.dense import free_memory
 from tests.conftest import ROOT
 
 

@@ -6,7 +6,6 @@ Here:  softmax(QKᵀ · scaling + mask) V  as it is written, the mask added in p
 Held equal by tests/test_fast.py::test_attention.
 """
 
-import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask

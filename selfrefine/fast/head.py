@@ -1,9 +1,10 @@
 """The head where a response token is predicted, a chunk at a time, its gradient made beside its loss.
 
-Plain (`training/log_probs.py`):  log softmax(H Wᵀ) of all B × T states, then `gather`; all logits are held, in float32, until the
-backward. Here only the states that predict a response token go through the head. It is frozen and each token's term
-is linear in its log-probability, so the slope d log π(w_t | s_t) / d h = W[w_t] − softmax(h Wᵀ) W is taken in the
-forward and only scaled in the backward: no more than `CHUNK` logits exist at one time.
+Plain (`training/log_probs.py`): log softmax(H Wᵀ) of all B × T states, then `gather`; all logits are held, in float32,
+until the backward.
+Here only the states that predict a response token go through the head. It is frozen and each token's term is linear
+in its log-probability, so the slope d log π(w_t | s_t) / d h = W[w_t] − softmax(h Wᵀ) W is taken in the forward and
+only scaled in the backward: no more than `CHUNK` logits exist at one time.
 Held equal by tests/test_fast.py::test_head.
 """
 

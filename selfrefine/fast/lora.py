@@ -1,7 +1,7 @@
 """LoRA over a 4-bit layer as one function, its gradients written out.
 
-Plain (`model/lora.py`):  y = x Wᵀ + (α/r) · dropout(x) Aᵀ Bᵀ  under autograd, which keeps the dequantised W of every layer
-until the backward, and sums the two paths' outputs and input gradients in passes of their own.
+Plain (`model/lora.py`): y = x Wᵀ + (α/r) · dropout(x) Aᵀ Bᵀ under autograd, which keeps the dequantised W of every
+layer until the backward, and sums the two paths' outputs and input gradients in passes of their own.
 Here:   dA = (α/r) (dy B)ᵀ z,  dB = (α/r) dyᵀ (z Aᵀ),  dx = dy W + dropout((α/r) dy B A),  z = dropout(x);
 kept for the backward are x, z Aᵀ, W's four bits and a byte for each element that dropout looked at.
 Held equal by tests/test_fast.py::test_lora.

@@ -1,7 +1,7 @@
 """A prompt computed once for all responses that follow it: y_w and y_l of a pair are branches of one row.
 
-Plain (`training/log_probs.py`): each response is a row of its own, [x̂, y_w] and [x̂, y_l]. Here a row is [x̂, y_w, y_l], where
-each response goes on at the position where the prompt ends and sees the prompt and itself:
+Plain (`training/log_probs.py`): each response is a row of its own, [x̂, y_w] and [x̂, y_l].
+Here a row is [x̂, y_w, y_l]; each response goes on where the prompt ends, and sees the prompt and itself:
 
               x̂₁ x̂₂ w₁ w₂ l₁        position 0 1 2 3 2
         x̂₁    ■
@@ -25,8 +25,10 @@ from selfrefine.training.batches import Pair, Sequence
 
 
 def response_log_probs(student: Student, sequences: Listed[Sequence]) -> Tensor:
-    """(R,) float32: log π_θ(y | x) of each sequence's response. Neighbours with the same prompt share its computation."""
-    rows = [(prompt, [s.response for s in same]) for prompt, same in groupby(sequences, key=lambda s: s.prompt)]
+    """(R,) float32: log π_θ(y | x) of each sequence's response. Neighbours that hold one prompt (the same list, not two
+    of the same ids: a row is never wider than its pair) are branches of one row."""
+    same = [list(group) for _, group in groupby(sequences, key=lambda s: id(s.prompt))]
+    rows = [(group[0].prompt, [s.response for s in group]) for group in same]
     width = max(len(prompt) + sum(map(len, responses)) for prompt, responses in rows)
     ids, positions, branches = [], [], []  # (B, T): 0 in branches is the prompt, n its nth response, −1 padding
     places, columns, targets, lengths = [], [], [], []  # of each response token: its row, the column that predicts it

@@ -1,5 +1,5 @@
-"""QLoRA (§3.2.1): a frozen 4-bit layer (NF4, double quantisation; Dettmers et al., 2023) with a hand-written LoRA adapter
-(Hu et al., 2021) over it.
+"""QLoRA (§3.2.1): a hand-written LoRA adapter (Hu et al., 2021) over a frozen 4-bit layer (NF4, double quantisation;
+Dettmers et al., 2023).
 
         x (..., in), compute dtype
         │

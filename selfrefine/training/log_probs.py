@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence as Listed
 
-import torch
 from torch import Tensor
 
 from selfrefine.model.student import Student

@@ -4,7 +4,6 @@
 log π(y | x), the sum over the response's tokens, end token included, float32.
 """
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 

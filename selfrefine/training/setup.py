@@ -1,6 +1,7 @@
-"""What both phases prepare before their loops: where to compute, the student's files, how it is prompted, its adapter."""
+"""What both phases prepare before their loops: where to compute, the student's files, its prompts, its adapter."""
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,16 +10,18 @@ from transformers import PretrainedConfig
 
 from selfrefine import command
 from selfrefine.fast.dense import hold_dequantized
+from selfrefine.files import digest
 from selfrefine.model.adapter import AdapterSettings, load_adapter, read_settings, require_student
 from selfrefine.model.encoding import uses_chat_template
 from selfrefine.model.lora import add_lora
 from selfrefine.model.student import Student, Tokenizer, find, fingerprint, load_student, load_tokenizer, read_config
+from selfrefine.tasks.splits import HOLD_OUT
 from selfrefine.training.plan import dequantize_once, describe, disk
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A run's flags, with the defaults that depend on the machine and the student filled in, and what they stand for."""
+    """A run's flags, those defaults filled in that depend on machine and student, and what the flags stand for."""
 
     args: argparse.Namespace
     device: torch.device
@@ -54,20 +57,23 @@ def prepare(args: argparse.Namespace) -> Setup:
     return Setup(args, device, dtype, folder, config, tokenizer, template)
 
 
-def identify(setup: Setup) -> str:
-    """The student's fingerprint; UserError where --adapter was trained on another one."""
-    student_id = fingerprint(setup.folder)
-    if getattr(setup.args, "adapter", None):
-        require_student(setup.args.adapter, read_settings(setup.args.adapter), student_id)
-    return student_id
+def run_settings(setup: Setup, files: Iterable[Path]) -> dict:
+    """All that a run depends on, for its `config.json`: flags, precision, what student, adapter and data hold.
+
+    UserError where --adapter was trained on another student."""
+    args, student_id = setup.args, fingerprint(setup.folder)
+    settings = vars(args) | {"dtype": str(setup.dtype), "student_id": student_id, "data": digest(files)}
+    settings |= {"hold_out": HOLD_OUT} if args.validation_fraction else {}
+    if getattr(args, "adapter", None):
+        require_student(args.adapter, read_settings(args.adapter), student_id)
+        settings["adapter_id"] = digest([args.adapter / "adapter_model.safetensors"])
+    return settings
 
 
 def load(setup: Setup, student_id: str) -> tuple[Student, AdapterSettings]:
     """The frozen 4-bit student with float32 adapters, which are all that is trained: --adapter's, or fresh ones."""
     args = setup.args
-    student = load_student(
-        setup.folder, setup.device, setup.dtype, gradient_checkpointing=args.gradient_checkpointing
-    )
+    student = load_student(setup.folder, setup.device, setup.dtype, gradient_checkpointing=args.gradient_checkpointing)
     if args.dequantize_once:
         hold_dequantized(student)
     lora = {"rank": args.lora_rank, "alpha": args.lora_alpha, "dropout": args.lora_dropout}
