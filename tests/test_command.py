@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+import train_dpo
+import train_it
 from selfrefine import command
 
 
@@ -41,3 +43,20 @@ def test_help_shows_a_default_of_zero_and_none_where_there_is_none():
     told = parser.format_help()
     assert "a number (default: 0.0)" in told
     assert told.count("(default") == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "flag", "said"),
+    [
+        (train_it, "--batch-size BATCH_SIZE", "Alpaca's"),
+        (train_dpo, "--batch-size BATCH_SIZE", "§3.2.1"),
+        (train_dpo, "--schedule", "Rafailov"),
+        (train_dpo, "--top-p P", "generation_config.json"),
+    ],
+)
+def test_help_says_whose_default_it_is(script, flag, said, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [script.__name__, "--help"])
+    with pytest.raises(SystemExit):
+        script.parse_args()
+    told = capsys.readouterr().out.partition("options:")[2]
+    assert said in told.partition(flag)[2].partition("\n  --")[0]
