@@ -27,11 +27,11 @@ class Answer:
     ended: bool
 
 
-Key = tuple  # (task, question id, "standard" for y or "cot" for ŷ), and the sample's number k from 1 on where k > 0
+Key = tuple[str | int, ...]  # (task, question id, "standard" for y or "cot" for ŷ), and k of samples after the first
 
 
 def key_of(row: Demonstration, form: str, k: int) -> Key:
-    """What names sample k of an answer in answers.jsonl; the first has no number: what it draws depends on its key."""
+    """What names sample k in answers.jsonl, and its draws follow from it; the first, k = 0, has no number."""
     return (row.task, row.id, form, k) if k else (row.task, row.id, form)
 
 
