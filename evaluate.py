@@ -14,15 +14,14 @@ from tqdm import tqdm
 
 from selfrefine import fast
 from selfrefine.errors import UserError
-from selfrefine.files import digest, lock, write_json, write_whole
+from selfrefine.files import beside, digest, lock, write_json, write_whole
 from selfrefine.model.adapter import load_adapter, read_settings
-from selfrefine.model.encoding import decode, encode_prompt, uses_chat_template
+from selfrefine.model.encoding import decode, encode_prompt, end_ids, uses_chat_template
 from selfrefine.model.student import (
     FAMILIES,
     Student,
     Tokenizer,
     context,
-    end_ids,
     find,
     fingerprint,
     load_student,
@@ -30,6 +29,7 @@ from selfrefine.model.student import (
     load_unquantised,
     read_config,
 )
+from selfrefine.model.template import ChatTemplate
 from selfrefine.probe import likeliest_letters
 from selfrefine.runs import FREE, changes, versions
 from selfrefine.sampling import row_seed, sample, told, truncation
@@ -46,7 +46,7 @@ def main() -> None:
     folder = find(args.student)
     config, tokenizer = read_config(folder, any_family=not args.adapter), load_tokenizer(folder)
     trained = read_settings(args.adapter).chat_template if args.adapter else None
-    chat_template = uses_chat_template(tokenizer, args.chat_template, trained)
+    chat_template = uses_chat_template(tokenizer, args.chat_template, trained, args.template_arguments)
     if args.method == "generate":
         args.top_k, args.top_p = truncation(folder, args.top_k, args.top_p)
         print(f"answers are drawn at {told(args.temperature, args.top_k, args.top_p)}")
@@ -58,8 +58,7 @@ def main() -> None:
     settings = vars(args) | {"dtype": str(dtype), "student_id": student_id, "chat_template": chat_template}
     if args.adapter:
         settings["adapter_id"] = digest([args.adapter / "adapter_model.safetensors"])
-    output = args.output.with_suffix(".json")
-    predictions = output.with_suffix(".predictions.jsonl")
+    output, predictions = beside(args.output, ".json"), beside(args.output, ".predictions.jsonl")
     held = lock(predictions)  # noqa: F841, the file's lock
     begun = predictions.stat().st_size or not without_results(output)
     if begun and (changed := changes(output, settings, FREE | {"batch_size"})):
@@ -93,7 +92,7 @@ def main() -> None:
     rows = "".join(json.dumps(answered[key], ensure_ascii=False) + "\n" for key in keys)
     write_whole(predictions, rows.encode())  # in the order of the questions, however often it was stopped
     results = score([answered[key] for key in keys])
-    laid_out = table(results, args.adapter.name if args.adapter else None)
+    laid_out = table(results, args.adapter and args.adapter.resolve().name)  # "." has a name too
     write_json(output, {"results": results, "settings": settings, "versions": versions(), "table": laid_out})
     print(laid_out)
     print(f"results in {output}, every answer in {predictions}")
@@ -119,7 +118,7 @@ def answers(
     done: Container[int],
     args: argparse.Namespace,
     *,
-    chat_template: bool,
+    chat_template: ChatTemplate,
 ) -> Iterator[tuple[int, str, bool]]:
     """(place in `asked`, text, whether it ended) of what is not `done`, as it is generated or probed."""
     prompts = []
@@ -136,7 +135,7 @@ def answers(
         student,
         prompts,
         [row_seed(key[3], *key[:3]) for key in asked],
-        end_ids=end_ids(student, tokenizer),
+        end_ids=end_ids(student, tokenizer, chat_template),
         temperature=args.temperature,
         max_new_tokens=args.max_new_tokens,
         top_k=args.top_k,

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from selfrefine.errors import RunError, UserError
-from selfrefine.model import LINEARS
+from selfrefine.model import DATE, LINEARS
 
 try:
     import fcntl  # noqa: F401, what only POSIX has: imported before anything that needs it
@@ -68,13 +69,21 @@ def add_data_flag(parser: Parser) -> None:
 
 
 def add_chat_template_flag(parser: Parser) -> None:
-    """--chat-template."""
+    """--chat-template and --template-arguments; the date that a template is told stands among the settings too."""
     parser.add_argument(
         "--chat-template",
-        choices=("auto", "none"),
+        choices=("auto", "none", "always"),
         default="auto",
-        help="put the prompt into the tokenizer's chat template where it has one; the paper's models are chat models",
+        help="put the prompt into the tokenizer's chat template: as the adapter was trained, else where there is one "
+        "(the paper's models are chat models), or never, or always",
     )
+    parser.add_argument(
+        "--template-arguments",
+        type=fields,
+        metavar="JSON",
+        help="of the chat template, e.g. '{\"enable_thinking\": false}' (Qwen3); an adapter keeps them",
+    )
+    parser.set_defaults(template_date=DATE)  # a prompt must not change with the day
 
 
 def add_plain_flag(parser: argparse.ArgumentParser) -> None:
@@ -223,6 +232,17 @@ def proportion(text: str) -> float:
     return _number(text, float, lambda value: 0 < value <= 1, "a number above 0 and up to 1")
 
 
+def fields(text: str) -> dict:
+    """argparse type: a JSON object."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object, such as '{{\"name\": 1}}'")
+    return value
+
+
 def file(text: str) -> Path:
     """argparse type: where a file can be written."""
     path = Path(text)
@@ -286,5 +306,7 @@ def run(main: Callable[[], None]) -> NoReturn:
 
 
 def _say(message, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    from tqdm import tqdm
+
+    tqdm.write(f"error: {message}", file=sys.stderr)  # on a line of its own, not on that of a progress bar
     return code

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from selfrefine.errors import UserError
 from selfrefine.files import lock, write_json
-from selfrefine.model import LINEARS
+from selfrefine.model import DATE, LINEARS
 
 PACKAGES = ("torch", "transformers", "bitsandbytes", "safetensors", "numpy")
 # what may differ between a run and its continuation: where and how fast, not what is computed but for dropout's draws
@@ -27,7 +27,19 @@ FREE = {
 }
 
 # what a run was before there was the setting
-BEFORE = {"plain": False, "lora_targets": list(LINEARS), "answers_per_prompt": 1, "schedule": "linear"}
+BEFORE = {
+    "plain": False,
+    "lora_targets": list(LINEARS),
+    "answers_per_prompt": 1,
+    "schedule": "linear",
+    "template_date": str(DATE),
+}
+# what is compared by a digest, which tells a reader nothing
+_INPUTS = {
+    "student_id": "the student's weights",
+    "adapter_id": "--adapter's weights",
+    "data": "the rows of --demonstrations or --preferences",
+}
 
 
 class Run:
@@ -103,7 +115,11 @@ def changes(described: Path, settings: dict, free: set[str] = FREE) -> list[str]
     now = json.loads(json.dumps(settings, default=str))
     before = {name: value for name, value in BEFORE.items() if name in now} | before
     changed = [name for name in sorted(now.keys() | before.keys()) if now.get(name) != before.get(name)]
-    told = [f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in changed if name not in free]
+    told = [
+        f"{_INPUTS[name]} changed" if name in _INPUTS else f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
+        for name in changed
+        if name not in free
+    ]
     if not told:
         return []
     return [f"{described} is of a run with other settings: {', '.join(told)}; use the same, or another --output"]

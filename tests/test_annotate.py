@@ -233,9 +233,13 @@ def test_extra_fields_go_to_the_server_and_into_the_file(command, tmp_path, capf
     output = tmp_path / "a.jsonl"
     with Loopback(lambda request: completion("5")) as server:
         assert command(annotate, *served(output, server.url, "--extra-body", '{"top_p": 0.9}')) == 0
-        for wrong in ("top_p=0.9", "[1]", '{"stream": true}'):
+        for wrong, says in (
+            ("top_p=0.9", "no JSON object"),
+            ("[1]", "no JSON object"),
+            ('{"n": 2}', "n cannot be given"),
+        ):
             assert command(annotate, *served(output, server.url, "--extra-body", wrong)) == 2
-            assert "is no JSON object of fields" in capfd.readouterr().err
+            assert says in capfd.readouterr().err
     assert {request.body["top_p"] for request in server.requests} == {0.9}
     assert rows_of(output)[0]["settings"]["extra_body"] == {"top_p": 0.9}
 

@@ -1,15 +1,18 @@
 """How a command speaks: defaults in --help, and errors in one sentence."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
+from tqdm import tqdm
 
 import train_dpo
 import train_it
 from selfrefine import command
+from selfrefine.errors import UserError
 from selfrefine.fast.dense import free_memory
 from tests.conftest import ROOT
 
@@ -31,6 +34,20 @@ def test_running_out_of_memory_is_one_sentence(error, capsys):
     assert stopped.value.code == 1
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and "--micro-batch-tokens" in told
+
+
+def test_an_error_stands_on_a_line_of_its_own(capsys):
+    """Not behind the progress bar of what it ended."""
+
+    def main():
+        bar = tqdm(total=9, desc="loading", file=sys.stderr)
+        bar.update(3)
+        raise UserError(f"half a file {bar.n}")
+
+    with pytest.raises(SystemExit):
+        command.run(main)
+    told = re.split(r"[\r\n]", capsys.readouterr().err)
+    assert "error: half a file 3" in told
 
 
 def test_other_errors_of_torch_are_not_hidden():

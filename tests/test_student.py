@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from selfrefine.errors import UserError
 from selfrefine.model.lora import NF4Linear
-from selfrefine.model.student import FAMILIES, end_ids, find, fingerprint, load_student, read_config
+from selfrefine.model.student import FAMILIES, find, fingerprint, load_student, read_config
 from tests.conftest import write_student
 
 CPU = torch.device("cpu")
@@ -144,9 +144,3 @@ def test_a_chat_template_in_a_file_of_its_own_comes_from_the_hub_too(tmp_path, t
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert find("someone/model") == tmp_path
-
-
-def test_every_configured_end_token_ends_an_answer(student_folder, tokenizer):
-    student = load_student(student_folder, CPU, torch.float32)
-    student.generation_config.eos_token_id = [7, 2]
-    assert end_ids(student, tokenizer) == [2, 7]

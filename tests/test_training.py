@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -351,6 +352,13 @@ def test_resume_refuses_what_changed_and_starts_afresh_where_there_is_nothing(
     assert "--resume" in capsys.readouterr().err
     assert command(train_it, *flags, "--resume", "--max-steps", "2", "--learning-rate", "1") == 2
     assert "learning_rate was 0.01, is 1.0" in capsys.readouterr().err
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(demonstrations.read_text().splitlines(keepends=True)[1:]))
+    flags[flags.index("--demonstrations") + 1] = str(other)
+    assert command(train_it, *flags, "--resume", "--max-steps", "2") == 2
+    told = capsys.readouterr().err
+    assert "the rows of --demonstrations or --preferences changed" in told
+    assert not re.search(r"[0-9a-f]{64}", told)
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(command, student_folder, demonstrations, tmp_path, capsys):

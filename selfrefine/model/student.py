@@ -178,13 +178,6 @@ def load_unquantised(folder: Path, device: torch.device, dtype: torch.dtype) -> 
     return model
 
 
-def end_ids(student: Student, tokenizer: Tokenizer) -> list[int]:
-    """Every token id that ends an answer, the tokenizer's own end first."""
-    configured = student.generation_config.eos_token_id
-    configured = configured if isinstance(configured, list) else [configured]
-    return list(dict.fromkeys([tokenizer.eos_token_id, *(i for i in configured if i is not None)]))
-
-
 def fingerprint(folder: Path) -> str:
     """SHA-256 over every tensor's name, shape, dtype and first row: tells models apart in well under a second."""
     digest = hashlib.sha256()

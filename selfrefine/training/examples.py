@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from selfrefine.errors import UserError
-from selfrefine.model.encoding import decode, encode_prompt, encode_response
+from selfrefine.model.encoding import decode, encode_prompt, encode_response, rendered
 from selfrefine.model.student import Tokenizer, context
+from selfrefine.model.template import Marks, marks
 from selfrefine.records import Demonstration, Preference, read_demonstrations
 from selfrefine.tasks.answers import grade
 from selfrefine.tasks.prompts import join, options_in
@@ -50,13 +51,13 @@ def split(
 
 def sequences_of(setup: Setup, records: list[Demonstration]) -> list[Sequence]:
     """(i, q, â) of §2.1 as ids: prompt, response, end token. Records that cannot be used are left out."""
-    sequences, problems = [], []
+    sequences, problems, turn = [], [], marks(setup.tokenizer, setup.chat_template)
     for record in records:
-        prompt = encode_prompt(
-            setup.tokenizer, join(record.instruction, record.input), chat_template=setup.chat_template
-        )
-        sequence = Sequence(prompt, _response(setup.tokenizer, record.output, None, record.ended), record.id)
+        asked = join(record.instruction, record.input)
+        prompt = encode_prompt(setup.tokenizer, asked, chat_template=setup.chat_template)
+        sequence = Sequence(prompt, _response(setup.tokenizer, record.output, None, record.ended, turn), record.id)
         problem = "an empty answer" if not record.output.strip() else _problem(sequence, setup.config)
+        problem = problem or rendered(asked, [record.output], turn)
         if problem:
             problems.append(f"{record.id}: {problem}")
         else:
@@ -68,13 +69,14 @@ def sequences_of(setup: Setup, records: list[Demonstration]) -> list[Sequence]:
 def pairs_of(setup: Setup, records: list[Preference]) -> list[Pair]:
     """(x̂, y_w, y_l) as ids, both sides after the same prompt (Eq. 3). Records that cannot be used are left out, those
     of equal sides too: their gradient is zero."""
-    pairs, problems, equal = [], [], 0
+    pairs, problems, equal, turn = [], [], 0, marks(setup.tokenizer, setup.chat_template)
     for record in records:
         prompt = encode_prompt(setup.tokenizer, record.prompt, chat_template=setup.chat_template)
-        chosen = _response(setup.tokenizer, record.chosen, record.chosen_ids, record.chosen_ended)
-        rejected = _response(setup.tokenizer, record.rejected, record.rejected_ids, record.rejected_ended)
+        chosen = _response(setup.tokenizer, record.chosen, record.chosen_ids, record.chosen_ended, turn)
+        rejected = _response(setup.tokenizer, record.rejected, record.rejected_ids, record.rejected_ended, turn)
         pair = Pair(prompt, chosen, rejected, record.id)
-        if problem := _problem(pair, setup.config):
+        problem = _problem(pair, setup.config) or rendered(record.prompt, [record.chosen, record.rejected], turn)
+        if problem:
             problems.append(f"{record.id}: {problem}")
         elif chosen == rejected:
             equal += 1
@@ -86,14 +88,14 @@ def pairs_of(setup: Setup, records: list[Preference]) -> list[Pair]:
     return pairs
 
 
-def _response(tokenizer: Tokenizer, text: str, ids: tuple[int, ...] | None, ended: bool) -> list[int]:
-    """The ids that are scored: the sampled ones where this tokenizer reads them as the same text, and the end token
+def _response(tokenizer: Tokenizer, text: str, ids: tuple[int, ...] | None, ended: bool, turn: Marks) -> list[int]:
+    """The ids that are scored: the sampled ones where this tokenizer reads them as the same text, and the turn's end
     once, unless the answer was cut at the limit."""
     sampled = ids is not None and all(i < len(tokenizer) for i in ids) and decode(tokenizer, list(ids)) == text
     tokens = list(ids) if sampled else encode_response(tokenizer, text)
-    while tokens and tokens[-1] == tokenizer.eos_token_id:
+    while tokens and tokens[-1] in (turn.end_id, tokenizer.eos_token_id):
         tokens.pop()
-    return [*tokens, tokenizer.eos_token_id] if ended else tokens
+    return [*tokens, turn.end_id] if ended else tokens
 
 
 def _problem(example: Sequence | Pair, config) -> str | None:

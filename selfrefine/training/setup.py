@@ -15,6 +15,7 @@ from selfrefine.model.adapter import AdapterSettings, load_adapter, read_setting
 from selfrefine.model.encoding import uses_chat_template
 from selfrefine.model.lora import add_lora
 from selfrefine.model.student import Student, Tokenizer, find, fingerprint, load_student, load_tokenizer, read_config
+from selfrefine.model.template import ChatTemplate
 from selfrefine.tasks.splits import HOLD_OUT
 from selfrefine.training.plan import dequantize_once, describe, disk
 
@@ -29,7 +30,7 @@ class Setup:
     folder: Path  # the student's
     config: PretrainedConfig
     tokenizer: Tokenizer
-    chat_template: bool
+    chat_template: ChatTemplate
 
     @property
     def disk(self) -> int:
@@ -53,7 +54,8 @@ def prepare(args: argparse.Namespace) -> Setup:
     args.micro_batch_tokens = args.micro_batch_tokens or command.micro_batch_tokens(device)
     if args.dequantize_once is None:
         args.dequantize_once = not args.plain and dequantize_once(config, device, dtype)
-    template = uses_chat_template(tokenizer, args.chat_template, instructed and instructed.chat_template)
+    trained = instructed and instructed.chat_template
+    template = uses_chat_template(tokenizer, args.chat_template, trained, args.template_arguments)
     return Setup(args, device, dtype, folder, config, tokenizer, template)
 
 
