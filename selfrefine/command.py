@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from selfrefine.errors import RunError, UserError
 from selfrefine.model import DATE, LINEARS
+from selfrefine.pocket import STUDENT
 
 try:
     import fcntl  # noqa: F401, what only POSIX has: imported before anything that needs it
@@ -52,8 +53,14 @@ def add_machine_flags(parser: Parser) -> None:
 
 
 def add_student_flag(parser: Parser) -> None:
-    """--student."""
-    parser.add_argument("--student", required=True, metavar="MODEL_OR_DIR", help="a folder, a Hub id, or `pocket`")
+    """--student; the name `pocket` stands for the folder of the embedded one."""
+    parser.add_argument(
+        "--student",
+        required=True,
+        type=lambda name: str(STUDENT) if name == "pocket" else name,
+        metavar="MODEL_OR_DIR",
+        help="a folder, a Hub id, or `pocket`",
+    )
 
 
 def add_data_flag(parser: Parser) -> None:

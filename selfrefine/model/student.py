@@ -20,20 +20,17 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from selfrefine.errors import UserError
 from selfrefine.model.lora import NF4Linear
-from selfrefine.pocket import STUDENT as POCKET
 
 # dense models whose checkpoint keys are their parameter names and whose logits are the plain head's
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 def find(name: str) -> Path:
-    """The local folder of a model: `pocket`, a folder, or a Hub id (its files are downloaded)."""
-    if name == "pocket":
-        return POCKET
+    """The local folder of a model: a folder, or a Hub id (its files are downloaded)."""
     if Path(name).is_dir():
         return Path(name)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UserError(f"{name}: there is no such folder; give a model's folder, a Hub id or `pocket`.")
+        raise UserError(f"{name}: there is no such folder; give a model's folder or a Hub id.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
