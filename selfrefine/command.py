@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from selfrefine.errors import RunError, UserError
 from selfrefine.model import DATE, LINEARS
+from selfrefine.pocket import STUDENT
 
 try:
     import fcntl  # noqa: F401, what only POSIX has: imported before anything that needs it
@@ -52,8 +53,14 @@ def add_machine_flags(parser: Parser) -> None:
 
 
 def add_student_flag(parser: Parser) -> None:
-    """--student."""
-    parser.add_argument("--student", required=True, metavar="MODEL_OR_DIR", help="a folder, a Hub id, or `pocket`")
+    """--student; the name `pocket` stands for the folder of the embedded one."""
+    parser.add_argument(
+        "--student",
+        required=True,
+        type=lambda name: str(STUDENT) if name == "pocket" else name,
+        metavar="MODEL_OR_DIR",
+        help="a folder, a Hub id, or `pocket`",
+    )
 
 
 def add_data_flag(parser: Parser) -> None:
@@ -84,6 +91,13 @@ def add_chat_template_flag(parser: Parser) -> None:
         help="of the chat template, e.g. '{\"enable_thinking\": false}' (Qwen3); an adapter keeps them",
     )
     parser.set_defaults(template_date=DATE)  # a prompt must not change with the day
+
+
+def add_plain_flag(parser: argparse.ArgumentParser) -> None:
+    """--plain."""
+    parser.add_argument(
+        "--plain", action="store_true", help="the formulas as they read, without selfrefine/fast/: slower, larger"
+    )
 
 
 def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
@@ -144,7 +158,9 @@ def add_training_flags(parser: Parser, *, lora_dropout: float, batch_size: str) 
         metavar="LAYER",
         help="the blocks' layers that get an adapter; PEFT's default for Llama, and the authors' code: q_proj v_proj",
     )
-    memory = parser.add_argument_group("memory: none of these changes the result, but for which masks dropout draws")
+    memory = parser.add_argument_group(
+        "speed and memory: none of these changes the result, but for rounding and which masks dropout draws"
+    )
     memory.add_argument(
         "--micro-batch-tokens",
         type=positive,
@@ -155,6 +171,7 @@ def add_training_flags(parser: Parser, *, lora_dropout: float, batch_size: str) 
         action="store_true",
         help="recompute activations in the backward: slower, smaller",
     )
+    add_plain_flag(memory)
     memory.add_argument(
         "--dequantize-once",
         action=argparse.BooleanOptionalAction,

@@ -3,6 +3,7 @@
 Takes evaluate's NAME.predictions.jsonl or annotate's demonstrations, samples 50 questions of each task, asks the
 judge (the paper: GPT-4) with Table 12's prompt, and averages the ratings, which go from 1 to 3. Each rating is
 appended to NAME.ratings.jsonl beside the output as it comes: started again, only what is missing is asked.
+`--judge pocket` without a server is the pocket tasks' scripted one, which rates by rule.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 from selfrefine import command
 from selfrefine.errors import UserError
 from selfrefine.files import beside, read_lines, write_json
+from selfrefine.pocket.judge import rate
 from selfrefine.tasks.prompts import standard_form
 from selfrefine.tasks.questions import LETTERS
 from selfrefine.teachers import Answer, Key, Refusal, server
@@ -33,6 +35,7 @@ PROMPT = (
 )  # Table 12
 
 
+SCRIPTED = "pocket"
 _NAMES = ("file", "prompt", "task", "id")
 
 
@@ -90,7 +93,7 @@ def main() -> None:
             }
             append(key, row)
 
-        refused = keep_all(_replies(todo, args), len(todo), keep, f"asking {args.judge}")
+        refused = keep_all(_replies(todo, answers, args), len(todo), keep, f"asking {args.judge}")
     rows = [rows[key] for key in prompts if key in rows]
     results = averages(rows)
     write_json(args.output, {**settings, "per_task": args.per_task, "results": results})
@@ -206,7 +209,7 @@ def _parse() -> argparse.Namespace:
     add_server_flags(parser)
     command.add_machine_flags(parser)
     args = parser.parse_args()
-    if not args.server and not args.dry_run:
+    if not args.server and not args.dry_run and args.judge != SCRIPTED:
         parser.error("the judge answers at a server: give --server URL")
     return args
 
@@ -222,8 +225,16 @@ def _require_own(output: Path) -> None:
             raise UserError(f"--output {output} is another file already: choose another name.")
 
 
-def _replies(prompts: dict[Key, str], args: argparse.Namespace) -> Iterator[tuple[Key, Answer | Refusal]]:
+def _replies(
+    prompts: dict[Key, str], answers: dict[Key, Judged], args: argparse.Namespace
+) -> Iterator[tuple[Key, Answer | Refusal]]:
     """The judge at work on `prompts`."""
+    if not args.server:  # the scripted one
+        rated = {
+            key: 1 if of.prompt == "target" else rate(of.question, of.response, of.target, of.task)
+            for key, of in answers.items()
+        }
+        return ((key, Answer(f"[[{rated[key]}]]")) for key in prompts)
     return server.answers(
         prompts,
         model=args.judge,

@@ -11,10 +11,10 @@ from tqdm import tqdm
 from selfrefine.errors import UserError
 from selfrefine.files import read_lines
 from selfrefine.model.encoding import decode, encode_prompt, end_ids
-from selfrefine.model.sampling import row_seed, sample
 from selfrefine.model.student import Student, Tokenizer
 from selfrefine.model.template import ChatTemplate
 from selfrefine.records import Demonstration, Preference, is_standard
+from selfrefine.sampling import row_seed, sample
 from selfrefine.tasks.answers import grade
 from selfrefine.tasks.prompts import cot_form, join, options_in, standard_form
 

@@ -486,6 +486,12 @@ def test_a_local_teacher_draws_by_seed_and_question(command, tmp_path, student_f
     command(annotate, *common, "--limit", 6, "--output", first, "--top-k", 1)
     assert [row["output"] for row in rows_of(first)] == [row["output"] for row in rows_of(greedy)]
     assert command(annotate, *common, "--limit", 6, "--output", first, "--top-k", 2) == 2
+    before = [
+        {**row, "settings": {k: v for k, v in row["settings"].items() if "top" not in k}} for row in rows_of(first)
+    ]
+    first.write_text("".join(json.dumps(row) + "\n" for row in before))  # as it was written before there were these
+    assert command(annotate, *common, "--limit", 6, "--output", first) == 2
+    assert command(annotate, *common, "--limit", 7, "--output", first, "--top-k", 0, "--top-p", 1) == 0
     assert len(set(one.values())) == 6
     assert not set(one.values()) & set(other.values())
 

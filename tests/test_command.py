@@ -9,9 +9,11 @@ import pytest
 import torch
 from tqdm import tqdm
 
+import train_dpo
+import train_it
 from selfrefine import command
 from selfrefine.errors import UserError
-from selfrefine.model.nf4 import free_memory
+from selfrefine.fast.dense import free_memory
 from tests.conftest import ROOT
 
 
@@ -101,3 +103,20 @@ def test_free_memory_where_the_system_does_not_say(monkeypatch):
     monkeypatch.setattr(os, "sysconf", sysconf)
     everything = known("SC_PHYS_PAGES") * known("SC_PAGE_SIZE")
     assert free_memory(torch.device("cpu")) == pytest.approx(everything / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("script", "flag", "said"),
+    [
+        (train_it, "--batch-size BATCH_SIZE", "Alpaca's"),
+        (train_dpo, "--batch-size BATCH_SIZE", "§3.2.1"),
+        (train_dpo, "--schedule", "Rafailov"),
+        (train_dpo, "--top-p P", "generation_config.json"),
+    ],
+)
+def test_help_says_whose_default_it_is(script, flag, said, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [script.__name__, "--help"])
+    with pytest.raises(SystemExit):
+        script.parse_args()
+    told = capsys.readouterr().out.partition("options:")[2]
+    assert said in told.partition(flag)[2].partition("\n  --")[0]

@@ -157,6 +157,22 @@ def test_teachers_demonstrations_can_be_judged(command, tmp_path):
     assert "\nA) " in server.requests[0].prompt
 
 
+def test_the_scripted_judge_rates_by_rule(command, tmp_path):
+    """`--judge pocket` without a server: 1 for a wrong answer and a bare target, 2 for a right one, 3 with a chain."""
+    texts = {"3 + 4 = 7. 7 is less than 9. The answer is B.": 3, "B": 2, "3 + 4 = 7. The answer is A.": 1}
+    question = {"task": "pocket-choice", "prompt": "cot", "question": "Who has more?", "target": "B"}
+    rows = [question | {"id": str(n), "text": text, "options": ["Tom", "Ann"]} for n, text in enumerate(texts)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    output = tmp_path / "j.json"
+    flags = ["--predictions", tmp_path / "p.jsonl", "--judge", "pocket", "--targets", "--output", output]
+    assert command(judge, *flags) == 0
+    rated = {row["response"]: row["rating"] for row in ratings_of(output)}
+    assert rated == texts | {"B) Ann": 1}
+    assert json.loads(output.read_text())["results"][str(tmp_path / "p.jsonl")]["cot"]["mean"] == 2
+    flags[3] = "gpt-4"
+    assert command(judge, *flags) == 2  # any other judge needs a server
+
+
 def test_ratings_are_kept_and_asked_once(command, tmp_path, capfd):
     """Stopped by an empty account and started again: what is missing is asked, and nothing else."""
     output, file = tmp_path / "j.json", predictions(tmp_path / "p", count=10)

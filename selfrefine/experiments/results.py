@@ -3,9 +3,9 @@
 import json
 import statistics
 from collections import Counter
-from dataclasses import dataclass
 
-from selfrefine.experiments.layout import Cell, Row
+from selfrefine.experiments.costs import spent
+from selfrefine.experiments.plans import Cell, Row
 from selfrefine.experiments.run import state
 from selfrefine.experiments.steps import Step
 from selfrefine.files import read_lines
@@ -17,25 +17,19 @@ CURVES = {"margin": "margin", "accuracy": "accuracy", "y_w": "chosen_change", "y
 LAST = ("chosen_logp", "rejected_logp", "chosen_change", "rejected_change", "margin", "accuracy")
 
 
-@dataclass(frozen=True)
-class Number:
-    """Accuracy in percent, or a rating: over the seeds that have run. `substring`: under the literal rule (§3.3)."""
+def number(cell: Cell) -> dict | None:
+    """Accuracy in percent, or a rating, over the seeds that have run: {mean, std, runs, substring}.
 
-    mean: float
-    std: float | None
-    runs: list[float]
-    substring: float | None
-
-
-def number(cell: Cell) -> Number | None:
-    """A cell's number; None where nothing has run."""
+    `substring`: under the literal rule (§3.3). None where nothing has run.
+    """
     found = [read(step, cell, index) for index, step in enumerate(cell.steps) if state(step) == "done"]
     found = [pair for pair in found if pair]
     if not found:
         return None
     runs = [mean for mean, _ in found]
     literal = [substring for _, substring in found if substring is not None]
-    return Number(statistics.mean(runs), spread(runs), runs, statistics.mean(literal) if literal else None)
+    number = {"mean": statistics.mean(runs), "std": spread(runs), "runs": runs}
+    return number | {"substring": statistics.mean(literal) if literal else None}
 
 
 def read(step: Step, cell: Cell, index: int) -> tuple[float, float | None] | None:
@@ -54,37 +48,30 @@ def read(step: Step, cell: Cell, index: int) -> tuple[float, float | None] | Non
 
 def training(steps: list[Step]) -> list[dict]:
     """Of every training run that is done: its curves, its tokens, and of phase 2 its pairs and displacement."""
-    return [_run(step) for step in steps if step.kind in ("instruct", "refine") and state(step) == "done"]
+    return [_run(step) for step in steps if step.kind.startswith("train") and state(step) == "done"]
 
 
 def _run(step: Step) -> dict:
     rows = [row for _, row in read_lines(step.output / "metrics.jsonl")]
     taken = [row for row in rows if "loss" in row]
     validated = [row for row in rows if "validation_loss" in row]
+    trained, forward = spent(step.output)
     run = {
         "run": str(step.output),
-        "title": step.title,
-        "phase": 1 if step.kind == "instruct" else 2,
+        "title": step.title.partition(", ")[2],
+        "phase": 1 if step.kind == "train_it" else 2,
         "steps": len(taken),
-        "tokens": sum(row["tokens"] for row in taken),
-        "forward_only": 0,
+        "tokens": trained,
+        "forward_only": forward,
         "curves": {"loss": curve(taken, "loss"), "validation loss": curve(validated, "validation_loss")},
     }
-    if step.kind == "instruct":
+    if step.kind == "train_it":
         return run
     for name, key in CURVES.items():
         run["curves"][name] = curve(taken, key)
     last, prefix = (validated[-1], "validation_") if validated else (taken[-1], "")
     run["last"] = {name: last[prefix + name] for name in LAST}
-    return run | {"pairs": pairs(step), "forward_only": forward_only(step, rows, taken)}
-
-
-def forward_only(step: Step, rows: list[dict], taken: list[dict]) -> int:
-    """Tokens of phase 2 that went forward only: every pair once when sampled, and once when the reference scored it."""
-    batch = json.loads((step.output / "config.json").read_text(encoding="utf-8"))["settings"]["batch_size"]
-    made = next(row["pairs"] for row in rows if "pairs" in row)
-    epoch = taken[: -(-made // batch)]  # the steps that saw every pair once, or all where they were fewer
-    return round(2 * made * sum(row["tokens"] for row in epoch) / min(made, batch * len(epoch)))
+    return run | {"pairs": pairs(step)}
 
 
 def curve(rows: list[dict], key: str) -> list[tuple[float, float]]:

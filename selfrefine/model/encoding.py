@@ -6,30 +6,10 @@ What users, teachers and students wrote is text, whatever it looks like.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from selfrefine.errors import UserError
 from selfrefine.model.student import Student, Tokenizer
 from selfrefine.model.template import ChatTemplate, Marks, fill, marks
-
-
-@dataclass(frozen=True)
-class Sequence:
-    """A prompt's token ids and those of the responses scored after it, end tokens included where they ended.
-
-    One response in phase 1; y_w and y_l, each a continuation of the same prompt, in phase 2.
-    """
-
-    prompt: list[int]
-    responses: list[list[int]]
-
-    def __len__(self) -> int:
-        return len(self.prompt) + self.response_tokens
-
-    @property
-    def response_tokens(self) -> int:
-        """How many tokens are scored."""
-        return sum(map(len, self.responses))
 
 
 def uses_chat_template(

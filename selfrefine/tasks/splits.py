@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from selfrefine.errors import UserError
+from selfrefine.tasks import pocket
 from selfrefine.tasks.benchmarks import SOURCES, load
 from selfrefine.tasks.questions import Question
 
@@ -40,7 +41,7 @@ class Prompted(Protocol):
 
 R = TypeVar("R", bound=Row)
 P = TypeVar("P", bound=Prompted)
-HOLD_OUT = "by the prompt's text"  # noted in a run's settings: before, it was by id
+HOLD_OUT = "by the prompt's text, no longer by id"  # noted in a run's settings: one that began otherwise is refused
 
 
 def questions(task: str, split: str, seed: int, data: Path | None = None) -> list[Question]:
@@ -51,14 +52,10 @@ def questions(task: str, split: str, seed: int, data: Path | None = None) -> lis
     """
     if split not in ("train", "test"):
         raise UserError(f'--split: there is no split "{split}": train and test are.')
-    if task.startswith("pocket"):
-        from selfrefine.pocket.questions import generate
-
-        return generate(split, seed, POCKET[split], task)
+    if task in pocket.TASKS:
+        return pocket.generate(split, seed, POCKET[split], task)
     if task not in SOURCES:
-        raise UserError(
-            f'unknown task "{task}": the tasks are {", ".join(SOURCES)}, pocket, pocket-unseen, pocket-choice.'
-        )
+        raise UserError(f'unknown task "{task}": the tasks are {", ".join((*SOURCES, *pocket.TASKS))}.')
     if task in QUARTERED:
         return _quarter(load(task, "test", data), split, seed)
     if split == "test":

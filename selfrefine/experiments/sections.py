@@ -1,31 +1,109 @@
-"""What the method needs to be trusted: its pairs and where they moved, how answers are read, what changed, the cost."""
+"""The tables of a report: the experiment's own, and what the method needs to be trusted.
+
+That is its pairs and where they moved, how answers are read, what changed, the cost.
+"""
 
 import statistics
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from selfrefine.experiments.plans import TEACHER
 from selfrefine.paper import GAPS, INSTRUCTED, KINDS, TITLES
+from selfrefine.scores import cell as accuracy
+
+NOT_RUN = "–"
 
 
-@dataclass(frozen=True)
-class Section:
-    """A table of the report, with what a reader should know of it."""
+class Shown(NamedTuple):
+    """A cell of the experiment's table: our number, the paper's, and whether it is of the task trained on."""
+
+    ours: str
+    paper: str = ""
+    own: bool = False
+
+    def __str__(self) -> str:
+        """ "65.0 ± 0.2 (65.3±.3)" """
+        return f"{self.ours} ({self.paper})" if self.paper else self.ours
+
+
+class Section(NamedTuple):
+    """A table, with what a reader should know of it."""
 
     title: str
     said: str
     heads: list[str]
-    lines: list[list[str]]
+    lines: list[list[str | Shown]]
 
 
-def sections(content: dict) -> list[Section]:
-    """The tables that have lines."""
-    made = [_gaps(content), _pairs(content), _reading(content), _changes(content), _training(content)]
+def titled(name: str) -> str:
+    """A task's name in the paper; any other as it is."""
+    return TITLES.get(name, name)
+
+
+def introduction(content: dict) -> str:
+    """What the numbers are, and how many of them there are so far."""
+    seeds, done = content["settings"]["seeds"], content["commands"]
+    of = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}"
+    what = "Mean rating from 1 to 3" if content["rating"] else "Accuracy in percent"
+    printed = any(cell["paper"] for row in content["rows"] for cell in row["cells"].values())
+    told = [f"{what}, {of}{'; beside it what the paper prints, where it printed something' if printed else ''}."]
+    if done["done"] < done["all"]:
+        told.append(f"{done['done']} of {done['all']} commands are done: {NOT_RUN} has not run.")
+    return " ".join([*told, content["settings"]["recipe"]["about"]]).strip()
+
+
+def tables(content: dict) -> list[Section]:
+    """The experiment's own table, a panel each."""
+    panels: dict[str, list[dict]] = {}
+    for row in content["rows"]:
+        panels.setdefault(row["panel"], []).append(row)
+    return [_panel(title, rows, content["rating"]) for title, rows in panels.items()]
+
+
+def _panel(title: str, rows: list[dict], rating: bool) -> Section:
+    """In the layout of Table 1; without its first column where that would be empty."""
+    columns = list(dict.fromkeys(column for row in rows for column in row["cells"]))
+    trained = any(row["trained_on"] for row in rows)
+    lines = [
+        [*([titled(row["trained_on"])] if trained else []), row["method"]]
+        + [_shown(row["cells"].get(column), rating, column == row["trained_on"]) for column in columns]
+        for row in rows
+    ]
+    return Section(title, "", [*(["trained on"] if trained else []), "", *map(titled, columns)], lines)
+
+
+def _shown(cell: dict | None, rating: bool, own: bool) -> Shown:
+    if not cell:  # the table has no such cell
+        return Shown("")
+    ours, paper = cell["ours"], cell["paper"]
+    printed = paper["printed"] + (" (broken in print)" if paper["broken"] else "") if paper else ""
+    if not ours:
+        return Shown(NOT_RUN, printed, own)
+    if not rating:
+        return Shown(accuracy(ours["mean"], ours["std"]), printed, own)
+    return Shown(f"{ours['mean']:.2f}" + ("" if ours["std"] is None else f" ± {ours['std']:.2f}"), printed, own)
+
+
+def diagnostics(content: dict) -> list[Section]:
+    """The other tables, those that have lines."""
+    made = [
+        _printed(content),
+        _gaps(content),
+        _pairs(content),
+        _reading(content),
+        _changes(content),
+        _training(content),
+    ]
     return [section for section in made if section.lines]
 
 
-def where(row: dict) -> str:
-    """A row's name out of its table."""
-    return ", ".join(filter(None, (row["method"], TITLES.get(row["trained_on"], row["trained_on"]), row["panel"])))
+def _printed(content: dict) -> Section:
+    tasks = list(dict.fromkeys(task for row in content["printed"] for task in row["cells"]))
+    lines = [
+        [titled(row["trained_on"]), row["method"], *(row["cells"].get(task, "") for task in tasks)]
+        for row in content["printed"]
+    ]
+    said = "Other models, other tasks: only directions compare."
+    return Section("The paper's own table", said, ["trained on", "", *map(titled, tasks)], lines)
 
 
 def _gaps(content: dict) -> Section:
@@ -52,7 +130,7 @@ def _gaps(content: dict) -> Section:
 def _gap(pairs: list[tuple[dict, dict]], whose: str) -> str:
     """The mean difference of pairs of cells; a dash where one of them has no number."""
     if not all(cell[whose] for pair in pairs for cell in pair):
-        return "–"
+        return NOT_RUN
     return f"{statistics.mean(high[whose]['mean'] - low[whose]['mean'] for high, low in pairs):.2f}"
 
 
@@ -65,7 +143,7 @@ def _pairs(content: dict) -> Section:
         ["run", "ŷ of the student", "â of the teacher", "no pair", "log π(y_w)", "log π(y_l)", "margin"],
         [
             [
-                _name(run),
+                run["title"],
                 *(str(run["pairs"][source]) for source in ("student", "teacher", "none")),
                 *(f"{run['last'][name]:+.2f}" for name in ("chosen_change", "rejected_change", "margin")),
             ]
@@ -85,8 +163,8 @@ def _reading(content: dict) -> Section:
         ["row", "evaluated on", "final answer (%)", "substring rule (%)", "not read (%)", "words", "without EOS (%)"],
         [
             [
-                where(row),
-                TITLES.get(column, column),
+                ", ".join(filter(None, (row["method"], titled(row["trained_on"]), row["panel"]))),
+                titled(column),
                 *(f"{cell['ours'][name]:.1f}" for name in ("mean", "substring")),
                 *(f"{cell['style'][name]:.1f}" for name in ("unread", "words", "cut")),
             ]
@@ -100,7 +178,7 @@ def _changes(content: dict) -> Section:
         "From instruction-tuning to self-refine",
         "Test questions of the task trained on whose answer became right or wrong, first seed.",
         ["task", "became right", "became wrong", "questions"],
-        [[TITLES.get(task, task), *map(str, change.values())] for task, change in content["changes"].items() if change],
+        [[titled(task), *map(str, change.values())] for task, change in content["changes"].items() if change],
     )
 
 
@@ -112,12 +190,8 @@ def _training(content: dict) -> Section:
         "Training, and what it cost",
         said,
         ["run", "steps", "tokens", "forward only", "cost", "last loss"],
-        [[_name(run), *_cost(run), f"{run['curves']['loss'][-1][1]:.3f}"] for run in content["training"]],
+        [[run["title"], *_cost(run), f"{run['curves']['loss'][-1][1]:.3f}"] for run in content["training"]],
     )
-
-
-def _name(run: dict) -> str:
-    return run["title"].partition(", ")[2]
 
 
 def _cost(run: dict) -> list[str]:
