@@ -14,8 +14,8 @@ def main() -> None:
 
     from selfrefine.model.adapter import load_adapter, read_settings
     from selfrefine.model.encoding import decode, encode_prompt, end_ids, uses_chat_template
-    from selfrefine.model.sampling import row_seed, sample, truncation
     from selfrefine.model.student import find, fingerprint, load_student, load_tokenizer
+    from selfrefine.sampling import row_seed, sample, truncation
 
     device, dtype = command.machine(args)
     folder = find(args.student)
