@@ -182,6 +182,7 @@ def _settings(args: argparse.Namespace) -> dict:
         settings |= {"extra_body": args.extra_body} if args.extra_body else {}
     else:
         settings |= {"weights": args.weights, "chat_template": args.chat_template}
+        settings |= {"template_arguments": args.template_arguments} if args.template_arguments else {}
         # None is nothing cut, as before there were these flags
         settings |= {"top_k": "its own" if args.top_k is None else args.top_k or None}
         settings |= {"top_p": "its own" if args.top_p is None else args.top_p if args.top_p < 1 else None}
@@ -224,6 +225,7 @@ def _answers(
         model=args.teacher,
         nf4=args.weights == "nf4",
         chat_template=args.chat_template,
+        template_arguments=args.template_arguments,
         batch_size=args.batch_size,
         device=device,
         dtype=dtype,

@@ -80,6 +80,11 @@ def _object(value: object, place: str) -> dict:
     return value
 
 
+def beside(path: Path, ending: str) -> Path:
+    """The file of that ending that goes with NAME.json, however many dots NAME has: "lr1e-4.b0.1" is one."""
+    return path.with_name(path.name.removesuffix(".json") + ending)
+
+
 def check_text(text: str, where: str) -> None:
     """Raise UserError for a text that no tokenizer takes."""
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from selfrefine import command
 from selfrefine.errors import UserError
-from selfrefine.files import read_lines, write_json
+from selfrefine.files import beside, read_lines, write_json
 from selfrefine.pocket.judge import rate
 from selfrefine.tasks.prompts import standard_form
 from selfrefine.tasks.questions import LETTERS
@@ -76,7 +76,7 @@ def main() -> None:
         "temperature": args.temperature,
         "max_new_tokens": args.max_new_tokens,
     } | ({"extra_body": args.extra_body} if args.extra_body else {})
-    journal = args.output.with_suffix(".ratings.jsonl")
+    journal = beside(args.output, ".ratings.jsonl")
     if args.dry_run:
         print_plan(missing(prompts, _rows(journal, settings, answers), settings), args)
         return

@@ -108,6 +108,30 @@ def test_an_adapter_made_by_peft_on_q_and_v_alone_loads(student_folder, tmp_path
         assert torch.equal(again(input_ids=ids).logits, bare(input_ids=ids).logits)
 
 
+def test_an_adapter_that_peft_itself_made_by_its_defaults_loads(student_folder, tmp_path):
+    """Where PEFT is installed: q and v, on the dequantised base, the same function."""
+    peft = pytest.importorskip("peft", reason="PEFT is not installed, and not needed")
+    from transformers import AutoModelForCausalLM
+
+    from selfrefine.model.lora import lora_layers
+    from selfrefine.model.nf4 import NF4Linear
+
+    ours = load_student(student_folder, CPU, torch.float32)
+    dense = AutoModelForCausalLM.from_pretrained(student_folder, dtype=torch.float32)
+    with torch.no_grad():
+        for path, layer in ours.named_modules():
+            if isinstance(layer, NF4Linear):
+                dense.get_submodule(path).weight.copy_(layer.dequantize())
+    settings = peft.LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", init_lora_weights=False)
+    theirs = peft.get_peft_model(dense, settings).eval()
+    theirs.save_pretrained(tmp_path)
+    load_adapter(ours, tmp_path, "any")
+    assert {path.rpartition(".")[2] for path in lora_layers(ours)} == {"q_proj", "v_proj"}
+    ids = torch.randint(3, 320, (2, 9))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(input_ids=ids).logits, theirs(input_ids=ids).logits, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("modules", ["all-linear", ".*q_proj", ["q_proj", "lm_head"], [], None])
 def test_layers_that_are_not_the_blocks_are_one_sentence(folder, modules):
     path = folder / "adapter_config.json"
@@ -126,7 +150,7 @@ def test_a_layer_that_the_config_names_and_the_file_lacks_is_one_sentence(folder
 
 def test_an_adapter_made_by_peft_has_no_note_of_ours(folder):
     (folder / "selfrefine.json").unlink()
-    assert read_settings(folder) == AdapterSettings(4, 8, 0.1, "tiny", "", False, LINEARS)
+    assert read_settings(folder) == AdapterSettings(4, 8, 0.1, "tiny", "", None, LINEARS)
 
 
 @pytest.mark.parametrize("extra", [{"use_rslora": True}, {"use_dora": True}, {"alpha_pattern": {"q_proj": 32}}])

@@ -233,9 +233,13 @@ def test_extra_fields_go_to_the_server_and_into_the_file(command, tmp_path, capf
     output = tmp_path / "a.jsonl"
     with Loopback(lambda request: completion("5")) as server:
         assert command(annotate, *served(output, server.url, "--extra-body", '{"top_p": 0.9}')) == 0
-        for wrong in ("top_p=0.9", "[1]", '{"stream": true}'):
+        for wrong, says in (
+            ("top_p=0.9", "no JSON object"),
+            ("[1]", "no JSON object"),
+            ('{"n": 2}', "n cannot be given"),
+        ):
             assert command(annotate, *served(output, server.url, "--extra-body", wrong)) == 2
-            assert "is no JSON object of fields" in capfd.readouterr().err
+            assert says in capfd.readouterr().err
     assert {request.body["top_p"] for request in server.requests} == {0.9}
     assert rows_of(output)[0]["settings"]["extra_body"] == {"top_p": 0.9}
 
@@ -482,6 +486,12 @@ def test_a_local_teacher_draws_by_seed_and_question(command, tmp_path, student_f
     command(annotate, *common, "--limit", 6, "--output", first, "--top-k", 1)
     assert [row["output"] for row in rows_of(first)] == [row["output"] for row in rows_of(greedy)]
     assert command(annotate, *common, "--limit", 6, "--output", first, "--top-k", 2) == 2
+    before = [
+        {**row, "settings": {k: v for k, v in row["settings"].items() if "top" not in k}} for row in rows_of(first)
+    ]
+    first.write_text("".join(json.dumps(row) + "\n" for row in before))  # as it was written before there were these
+    assert command(annotate, *common, "--limit", 6, "--output", first) == 2
+    assert command(annotate, *common, "--limit", 7, "--output", first, "--top-k", 0, "--top-p", 1) == 0
     assert len(set(one.values())) == 6
     assert not set(one.values()) & set(other.values())
 

@@ -1,14 +1,19 @@
 """How a command speaks: defaults in --help, and errors in one sentence."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
+from tqdm import tqdm
 
+import train_dpo
+import train_it
 from selfrefine import command
-from selfrefine.model.nf4 import free_memory
+from selfrefine.errors import UserError
+from selfrefine.fast.dense import free_memory
 from tests.conftest import ROOT
 
 
@@ -31,6 +36,20 @@ def test_running_out_of_memory_is_one_sentence(error, capsys):
     assert told.count("\n") == 1 and "--micro-batch-tokens" in told
 
 
+def test_an_error_stands_on_a_line_of_its_own(capsys):
+    """Not behind the progress bar of what it ended."""
+
+    def main():
+        bar = tqdm(total=9, desc="loading", file=sys.stderr)
+        bar.update(3)
+        raise UserError(f"half a file {bar.n}")
+
+    with pytest.raises(SystemExit):
+        command.run(main)
+    told = re.split(r"[\r\n]", capsys.readouterr().err)
+    assert "error: half a file 3" in told
+
+
 def test_other_errors_of_torch_are_not_hidden():
     def main():
         raise RuntimeError("size mismatch")
@@ -50,7 +69,10 @@ def test_help_shows_a_default_of_zero_and_none_where_there_is_none():
 
 
 COMMANDS = [
-    *[("-m", f"selfrefine.{name}") for name in ("quickstart", "annotate", "judge", "report", "benchmark")],
+    *[
+        ("-m", f"selfrefine.{name}")
+        for name in ("quickstart", "annotate", "judge", "report", "benchmark", "merge", "ask")
+    ],
     *[("-m", f"selfrefine.{name}") for name in ("experiments", "experiments.scripted_judge")],
     *[("train_it.py",), ("train_dpo.py",), ("evaluate.py",)],
 ]
@@ -81,3 +103,20 @@ def test_free_memory_where_the_system_does_not_say(monkeypatch):
     monkeypatch.setattr(os, "sysconf", sysconf)
     everything = known("SC_PHYS_PAGES") * known("SC_PAGE_SIZE")
     assert free_memory(torch.device("cpu")) == pytest.approx(everything / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("script", "flag", "said"),
+    [
+        (train_it, "--batch-size BATCH_SIZE", "Alpaca's"),
+        (train_dpo, "--batch-size BATCH_SIZE", "§3.2.1"),
+        (train_dpo, "--schedule", "Rafailov"),
+        (train_dpo, "--top-p P", "generation_config.json"),
+    ],
+)
+def test_help_says_whose_default_it_is(script, flag, said, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [script.__name__, "--help"])
+    with pytest.raises(SystemExit):
+        script.parse_args()
+    told = capsys.readouterr().out.partition("options:")[2]
+    assert said in told.partition(flag)[2].partition("\n  --")[0]

@@ -5,10 +5,9 @@ import sys
 
 import pytest
 
-import evaluate
 import train_dpo
 import train_it
-from selfrefine import annotate, judge
+from selfrefine import annotate, flags, judge
 from selfrefine.tasks import splits
 from tests.conftest import write_student
 
@@ -17,15 +16,15 @@ from tests.conftest import write_student
 def parsed(monkeypatch):
     """The flags of a command that is given no more than it must have."""
 
-    def parse(module, *flags):
-        monkeypatch.setattr(sys, "argv", [module.__name__, *flags])
-        return vars((getattr(module, "parse_args", None) or module._parse)())
+    def parse(parser, *given):
+        monkeypatch.setattr(sys, "argv", ["command", *given])
+        return vars(parser())
 
     return parse
 
 
-def holds(flags: dict, **expected) -> None:
-    assert {name: flags[name] for name in expected} == expected
+def holds(given: dict, **expected) -> None:
+    assert {name: given[name] for name in expected} == expected
 
 
 # what both phases share: QLoRA's adapters, the trainer's clipping, Alpaca's and DPO's batch
@@ -34,22 +33,24 @@ SHARED |= {"fraction": None, "chat_template": "auto", "gradient_checkpointing": 
 
 
 def test_phase_1(parsed):
-    flags = parsed(train_it, "--student", "s", "--demonstrations", "d", "--output", "o")
+    given = parsed(lambda: flags.phase_1(""), "--student", "s", "--demonstrations", "d", "--output", "o")
     paper = {"epochs": 4, "learning_rate": 2e-5, "weight_decay": 1e-4, "warmup_ratio": 0.03}  # §3.2.1
-    holds(flags, **paper, **SHARED, lora_dropout=0.1, validation_fraction=0.0, max_steps=None)
+    holds(given, **paper, **SHARED, lora_dropout=0.1, validation_fraction=0.0, max_steps=None)
 
 
 def test_phase_2(parsed):
-    flags = parsed(train_dpo, "--student", "s", "--adapter", "a", "--demonstrations", "d", "--output", "o")
+    given = parsed(
+        lambda: flags.phase_2(""), "--student", "s", "--adapter", "a", "--demonstrations", "d", "--output", "o"
+    )
     paper = {"beta": 0.1, "learning_rate": 1e-6, "warmup_steps": 100}  # §3.2.1
     ours = {"lora_dropout": 0.0, "validation_fraction": 0.1, "preferred": "cot", "matching": "final"}
-    holds(flags, **paper, **ours, **SHARED, temperature=0.1, max_new_tokens=512, epochs=None)  # C.2: 0.1
+    holds(given, **paper, **ours, **SHARED, temperature=0.1, max_new_tokens=512, epochs=None)  # C.2: 0.1
 
 
 def test_evaluation(parsed):
-    flags = parsed(evaluate, "--student", "s", "--tasks", "gsm8k")
-    holds(flags, temperature=0.1, prompts=["standard", "cot"], method="generate", seeds=[0], max_new_tokens=512)  # C.2
-    assert flags["limit"] is flags["adapter"] is None
+    given = parsed(lambda: flags.evaluation(""), "--student", "s", "--tasks", "gsm8k")
+    holds(given, temperature=0.1, prompts=["standard", "cot"], method="generate", seeds=[0], max_new_tokens=512)  # C.2
+    assert given["limit"] is given["adapter"] is None
 
 
 @pytest.mark.parametrize(
@@ -57,13 +58,13 @@ def test_evaluation(parsed):
     [("gpt-3.5-turbo", 0.7), ("meta-llama/Llama-2-70b-chat-hf", 0.1), ("mistralai/Mixtral-8x7B-Instruct-v0.1", 0.1)],
 )
 def test_annotation(parsed, teacher, temperature):
-    flags = parsed(annotate, "--task", "gsm8k", "--teacher", teacher, "--output", "o.jsonl")
-    holds(flags, temperature=temperature, prompt="cot", split="train", max_new_tokens=512, limit=None)  # C.2, Table 3
+    given = parsed(annotate._parse, "--task", "gsm8k", "--teacher", teacher, "--output", "o.jsonl")
+    holds(given, temperature=temperature, prompt="cot", split="train", max_new_tokens=512, limit=None)  # C.2, Table 3
 
 
 def test_the_judge(parsed):
-    flags = parsed(judge, "--predictions", "p", "--judge", "gpt-4", "--server", "http://s", "--output", "o.json")
-    holds(flags, per_task=50, temperature=0.0, max_new_tokens=512)  # App. H: 50 of each task
+    given = parsed(judge._parse, "--predictions", "p", "--judge", "gpt-4", "--server", "http://s", "--output", "o.json")
+    holds(given, per_task=50, temperature=0.0, max_new_tokens=512)  # App. H: 50 of each task
 
 
 def test_splits():

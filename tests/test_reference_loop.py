@@ -12,8 +12,8 @@ from transformers import AutoTokenizer
 import evaluate
 import train_dpo
 import train_it
-from selfrefine.model.sampling import Sampled, row_seed
 from selfrefine.records import Demonstration, Preference, write_records
+from selfrefine.sampling import Sampled, row_seed
 from selfrefine.tasks.splits import hold_out
 from tests import reference
 from tests.conftest import lines, write_student
@@ -143,15 +143,16 @@ def check(output, student, optimizer, rates, batches, loss_of, validate, validat
     assert by_loss != best_step, "validation and training agree on the best: the root adapter shows nothing"
 
 
+@pytest.mark.parametrize("path", [[], ["--plain"]], ids=["fast", "plain"])
 @pytest.mark.parametrize(("decay", "clip", "batch"), [(0.5, 0.7, 5), (1e-4, 1e9, 4)])
-def test_phase_1(command, folder, tmp_path, decay, clip, batch):
+def test_phase_1(command, folder, tmp_path, decay, clip, batch, path):
     """Unequal rows, a short last step, decay, clipping, warm-up and cosine, validation, and which adapter is kept."""
     rows, train, held = unlike(demonstrations(), 0.2, backwards)
     write_records(tmp_path / "rows.jsonl", rows)
     flags = ("--student", folder, "--demonstrations", tmp_path / "rows.jsonl", "--output", tmp_path / "run", *COMMON)
     flags += ("--batch-size", batch, "--epochs", 4, "--learning-rate", 2e-2, "--warmup-ratio", 0.2)
     flags += ("--weight-decay", decay, "--max-grad-norm", clip)
-    assert command(train_it, *flags, "--validation-fraction", 0.2, "--validate-every", 2) == 0
+    assert command(train_it, *flags, *path, "--validation-fraction", 0.2, "--validate-every", 2) == 0
 
     assert len(train) == 11 and len(held) == 3
     ids = {
@@ -177,8 +178,9 @@ def test_phase_1(command, folder, tmp_path, decay, clip, batch):
     )
 
 
+@pytest.mark.parametrize("path", [[], ["--plain"]], ids=["fast", "plain"])
 @pytest.mark.parametrize(("beta", "clip", "batch"), [(0.1, 1e9, 5), (0.5, 1.5, 4)])
-def test_phase_2(command, folder, tmp_path, beta, clip, batch):
+def test_phase_2(command, folder, tmp_path, beta, clip, batch, path):
     """From an adapter that is not zero: β, clipping, no decay, warm-up and decay, a short last step, what is scored."""
     start = trained(folder, tmp_path / "it")
     rows, train, held = unlike(preferences(), 0.3, swapped)
@@ -186,7 +188,7 @@ def test_phase_2(command, folder, tmp_path, beta, clip, batch):
     flags = ("--student", folder, "--adapter", tmp_path / "it", "--preferences", tmp_path / "rows.jsonl")
     flags += ("--output", tmp_path / "run", *COMMON, "--batch-size", batch, "--epochs", 3, "--learning-rate", 2e-3)
     flags += ("--warmup-steps", 3, "--max-grad-norm", clip, "--beta", beta)
-    assert command(train_dpo, *flags, "--validation-fraction", 0.3, "--validate-every", 2) == 0
+    assert command(train_dpo, *flags, *path, "--validation-fraction", 0.3, "--validate-every", 2) == 0
 
     ids = {row.id: sides(row) for row in rows}
     student = reference.Plain(folder, RANK, ALPHA, adapter=start)

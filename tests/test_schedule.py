@@ -14,7 +14,7 @@ from selfrefine.model.nf4 import NF4Linear
 from selfrefine.model.student import load_student
 from selfrefine.training.batches import collate, micro_batches, step_rows, steps_per_epoch
 from selfrefine.training.log_probs import response_log_probs
-from selfrefine.training.plan import memory
+from selfrefine.training.plan import disk, memory
 from selfrefine.training.schedule import constant, cosine, linear
 
 
@@ -121,3 +121,4 @@ def test_the_estimate_of_activations_is_what_autograd_keeps(student_folder, drop
     assert estimate["the same dequantised"] == 4 * weights
     trained = sum(parameter.numel() for parameter in lora_parameters(student).values())
     assert estimate["adapters, gradients, moments"] == 16 * trained
+    assert disk(student.config, args) == 4 * trained * (2 + 3 * 3)  # best and last; two checkpoints and the next

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,9 @@ def test_several_answers_a_prompt_make_several_pairs_of_one_question(
     assert sum(len(json.loads(line)["key"]) == 4 for line in answers if line) == len(answers) // 2 == 40
     assert command(train_dpo, *flags, "--max-steps", 1, "--resume", "--answers-per-prompt", 3) == 2
     assert "answers_per_prompt was 2, is 3" in capsys.readouterr().err
+    for cut in (("--top-k", 1), ("--top-p", 1e-6)):  # then every sample is the likeliest, and each pair there twice
+        assert command(train_dpo, *flags, *cut, "--max-steps", 1, "--output", tmp_path / cut[0]) == 0
+        assert "the same pair again 20" in capsys.readouterr().out
 
 
 def test_the_schedule_is_what_the_flag_says(command, student_folder, instructed, preferences, tmp_path):
@@ -248,20 +252,23 @@ def test_both_phases_hold_out_the_same_questions(
 
 
 def test_a_run_that_held_out_other_questions_is_refused_and_one_that_held_out_none_goes_on(
-    command, student_folder, demonstrations, tmp_path, capsys
+    command, student_folder, instructed, demonstrations, preferences, tmp_path, capsys
 ):
     """As a run was described before: no `hold_out`, which was by id, and none of the flags that came since."""
-    for share, code in ((0.2, 2), (0, 0)):
-        flags = phase_1(student_folder, demonstrations, tmp_path / str(share))
+    since = ("hold_out", "lora_targets", "schedule", "answers_per_prompt", "top_k", "top_p")
+    for script, share, code in ((train_it, 0.2, 2), (train_it, 0, 0), (train_dpo, 0, 0)):
+        output = tmp_path / f"{script.__name__} {share}"
+        flags = phase_1(student_folder, demonstrations, output)
+        if script is train_dpo:
+            flags = [*phase_2(student_folder, instructed, output), "--preferences", preferences]
         flags += ["--max-steps", "1", "--validation-fraction", str(share)]
-        assert command(train_it, *flags) == 0
-        path = tmp_path / str(share) / "config.json"
-        config = json.loads(path.read_text())
-        for name in ("hold_out", "lora_targets"):
-            config["settings"].pop(name, None)
-        path.write_text(json.dumps(config))
-        assert command(train_it, *flags, "--resume") == code
-    assert 'hold_out was None, is "by the prompt\'s text"' in capsys.readouterr().err
+        assert command(script, *flags) == 0
+        config = json.loads((output / "config.json").read_text())
+        config["settings"] = {name: value for name, value in config["settings"].items() if name not in since}
+        (output / "config.json").write_text(json.dumps(config))
+        assert command(script, *flags, "--resume") == code
+    assert "hold_out was None, is \"by the prompt's text" in capsys.readouterr().err
+    assert command(train_dpo, *flags, "--resume", "--schedule", "constant") == 2
 
 
 def test_without_an_adapter_the_bare_student_is_the_reference(command, student_folder, preferences, tmp_path, capsys):
@@ -345,6 +352,13 @@ def test_resume_refuses_what_changed_and_starts_afresh_where_there_is_nothing(
     assert "--resume" in capsys.readouterr().err
     assert command(train_it, *flags, "--resume", "--max-steps", "2", "--learning-rate", "1") == 2
     assert "learning_rate was 0.01, is 1.0" in capsys.readouterr().err
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(demonstrations.read_text().splitlines(keepends=True)[1:]))
+    flags[flags.index("--demonstrations") + 1] = str(other)
+    assert command(train_it, *flags, "--resume", "--max-steps", "2") == 2
+    told = capsys.readouterr().err
+    assert "the rows of --demonstrations or --preferences changed" in told
+    assert not re.search(r"[0-9a-f]{64}", told)
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(command, student_folder, demonstrations, tmp_path, capsys):

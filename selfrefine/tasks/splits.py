@@ -41,7 +41,7 @@ class Prompted(Protocol):
 
 R = TypeVar("R", bound=Row)
 P = TypeVar("P", bound=Prompted)
-HOLD_OUT = "by the prompt's text"  # noted in a run's settings: before, it was by id
+HOLD_OUT = "by the prompt's text, no longer by id"  # noted in a run's settings: one that began otherwise is refused
 
 
 def questions(task: str, split: str, seed: int, data: Path | None = None) -> list[Question]:

@@ -1,11 +1,10 @@
 """The flags of a server teacher or judge, and what `--dry-run` says of the work before it costs anything."""
 
 import argparse
-import json
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from selfrefine.command import Parser, positive, rate
+from selfrefine.command import Parser, fields, positive, rate
 from selfrefine.errors import UserError
 from selfrefine.teachers import Key
 
@@ -80,10 +79,7 @@ def print_plan(prompts: Mapping[Key, str], args: argparse.Namespace) -> None:
 
 def _fields(text: str) -> dict:
     """argparse type: a JSON object of fields, none of them this command's own."""
-    try:
-        fields = json.loads(text)
-    except ValueError:
-        fields = None
-    if not isinstance(fields, dict) or fields.keys() & {"model", "messages", "stream", "n"}:
-        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object of fields besides model, messages, stream and n")
-    return fields
+    own = fields(text).keys() & {"model", "messages", "stream", "n"}
+    if own:
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(own))} cannot be given: leave it out")
+    return fields(text)
