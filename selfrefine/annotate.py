@@ -19,7 +19,7 @@ from selfrefine.tasks.questions import Question
 from selfrefine.tasks.splits import questions
 from selfrefine.teachers import Answer, Key, Refusal
 from selfrefine.teachers.flags import add_server_flags, print_plan, server_settings
-from selfrefine.teachers.journal import appending, complain, keep_all, rows_by_key
+from selfrefine.teachers.journal import appending, complain, keep_all, missing, rows_by_key, tell_cut
 
 SCRIPTED = "pocket"
 
@@ -31,21 +31,20 @@ def main() -> None:
     prompts = {key: prompt(question, cot=args.prompt == "cot") for key, question in asked.items()}
     settings = _settings(args)
     if args.dry_run:
-        rows = _rows(args.output, settings, prompts)
-        print_plan({key: prompt for key, prompt in prompts.items() if key not in rows}, args)
+        print_plan(missing(prompts, _rows(args.output, settings, prompts), settings), args)
         return
-    with appending(args.output) as append:
-        rows = _rows(args.output, settings, prompts)
-        missing = {key: prompt for key, prompt in prompts.items() if key not in rows}
-        if len(missing) < len(prompts):
-            print(f"{args.output} has {len(prompts) - len(missing)} of {len(prompts)} answers: asking the others")
+    with appending(args.output, lambda: _rows(args.output, settings, prompts)) as (rows, append):
+        todo = missing(prompts, rows, settings)
+        if len(todo) < len(prompts):
+            print(f"{args.output} has {len(prompts) - len(todo)} of {len(prompts)} answers: asking the others")
 
         def keep(key: Key, answer: Answer) -> None:
-            rows[key] = demonstration(asked[key], answer, cot=args.prompt == "cot", settings=settings)
-            append(rows[key])
+            append(key, demonstration(asked[key], answer, cot=args.prompt == "cot", settings=settings))
 
-        refused = keep_all(_answers(args, asked, missing), len(missing), keep, f"asking {args.teacher}")
-    print_accuracy([rows[key] for key in prompts if key in rows], args)
+        refused = keep_all(_answers(args, asked, todo), len(todo), keep, f"asking {args.teacher}")
+    rows = [rows[key] for key in prompts if key in rows]
+    print_accuracy(rows, args)
+    tell_cut(rows, settings)
     complain(refused)
 
 
@@ -88,9 +87,6 @@ def print_accuracy(rows: list[dict], args: argparse.Namespace) -> None:
         cut = sum(not row["ended"] for row in of_task)
         accuracy = 100 * right / len(of_task)
         print(f"{task:<16}{accuracy:>9.1f}{right:>8}{len(of_task):>9}{unread:>10}{cut:>6}")
-    cut = sum(not row["ended"] for row in rows)
-    if cut:
-        print(f"{cut} answers were cut at {args.max_new_tokens} tokens: a larger --max-new-tokens may read more right.")
 
 
 def _parse() -> argparse.Namespace:
@@ -169,8 +165,11 @@ def _settings(args: argparse.Namespace) -> dict:
     if args.teacher == SCRIPTED and not args.server:
         return settings
     settings |= {"temperature": args.temperature, "max_new_tokens": args.max_new_tokens}
-    if not args.server:
+    if args.server:
+        settings |= {"extra_body": args.extra_body} if args.extra_body else {}
+    else:
         settings |= {"weights": args.weights, "chat_template": args.chat_template}
+        settings |= {"template_arguments": args.template_arguments} if args.template_arguments else {}
         # None is nothing cut, as before there were these flags
         settings |= {"top_k": "its own" if args.top_k is None else args.top_k or None}
         settings |= {"top_p": "its own" if args.top_p is None else args.top_p if args.top_p < 1 else None}
@@ -209,6 +208,7 @@ def _answers(
         model=args.teacher,
         nf4=args.weights == "nf4",
         chat_template=args.chat_template,
+        template_arguments=args.template_arguments,
         batch_size=args.batch_size,
         device=device,
         dtype=dtype,

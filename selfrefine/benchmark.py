@@ -10,6 +10,7 @@ import json
 import random
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--micro-batch-tokens", type=command.positive, help=as_there)
     parser.add_argument("--gradient-checkpointing", action="store_true", help=as_there)
     parser.add_argument("--dequantize-once", action=argparse.BooleanOptionalAction, help=as_there)
+    command.add_plain_flag(parser)
     command.add_machine_flags(parser)
     args = parser.parse_args()
     if args.prompts and args.phase != "sample":
@@ -56,8 +58,7 @@ def main() -> None:
 
     import torch
 
-    from selfrefine.model.lora import add_lora
-    from selfrefine.model.nf4 import NF4Linear
+    from selfrefine.model.lora import NF4Linear, add_lora
 
     device, dtype = command.machine(args)
     args.micro_batch_tokens = args.micro_batch_tokens or command.micro_batch_tokens(device)
@@ -82,7 +83,8 @@ def main() -> None:
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device) / 2**20
     else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        unit = 2**20 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     result = {
         "config": args.config,
         "phase": args.phase,
@@ -105,7 +107,7 @@ def _student(args: argparse.Namespace, device, dtype):
     """A model of the configuration with random weights, or the folder's own; and its tokenizer, if any."""
     from transformers import AutoConfig
 
-    from selfrefine.model.nf4 import hold_dequantized
+    from selfrefine.fast.dense import hold_dequantized
     from selfrefine.model.student import build, load_student, load_tokenizer, read_config
     from selfrefine.training.plan import dequantize_once
 
@@ -145,10 +147,10 @@ def _training(args: argparse.Namespace, student, linear: int, head: int):
     """An optimizer step of a phase as its script takes it, its tokens, and the FLOPs that it cannot do without."""
     import torch
 
-    from selfrefine.model.encoding import Sequence
+    from selfrefine import fast
     from selfrefine.model.lora import lora_parameters
-    from selfrefine.training.batches import collate, micro_batches
-    from selfrefine.training.log_probs import response_log_probs
+    from selfrefine.training import log_probs as plain
+    from selfrefine.training.batches import Pair, Sequence, micro_batches
     from selfrefine.training.losses import dpo_loss, dpo_margin, instruction_loss
 
     draw = random.Random(args.seed)
@@ -157,28 +159,32 @@ def _training(args: argparse.Namespace, student, linear: int, head: int):
         count = draw.randint(max(1, typical // 2), typical * 3 // 2)
         return [draw.randrange(3, student.config.vocab_size) for _ in range(count)]
 
-    responses = [RATIONALE] if args.phase == "it" else [RATIONALE, ANSWER]
-    rows = [Sequence(ids(PROMPT), [ids(typical) for typical in responses]) for _ in range(args.rows)]
+    if args.phase == "it":
+        rows = [Sequence(ids(PROMPT), ids(RATIONALE)) for _ in range(args.rows)]
+    else:
+        rows = [Pair(ids(PROMPT), ids(RATIONALE), ids(ANSWER)) for _ in range(args.rows)]
+    formula = plain if args.plain else fast
+    widths = [formula.width(row) for row in rows]
     parameters = list(lora_parameters(student).values())
     optimizer = torch.optim.AdamW(parameters, lr=1e-6)
     student.train()
 
     def step() -> None:
-        for micro in micro_batches(range(len(rows)), rows, args.micro_batch_tokens):
-            batch = collate([rows[row] for row in micro], student.device)
-            log_probs = response_log_probs(student, batch)
+        for micro in micro_batches(range(len(rows)), widths, args.micro_batch_tokens):
+            taken = [rows[index] for index in micro]
             if args.phase == "it":
-                loss = instruction_loss(log_probs) / 1000
+                loss = instruction_loss(formula.response_log_probs(student, taken)) / 1000
             else:
-                chosen, rejected = log_probs.view(-1, 2).unbind(1)
+                chosen, rejected = formula.pair_log_probs(student, taken)
                 loss = dpo_loss(dpo_margin(chosen, rejected, chosen.detach(), rejected.detach(), 0.1)).sum() / len(rows)
             loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
 
-    computed, scored = sum(map(len, rows)), sum(row.response_tokens for row in rows)
-    tokens = computed + sum(len(row.prompt) * (len(row.responses) - 1) for row in rows)
+    scored = sum(len(response) for row in rows for response in row.responses)
+    computed = scored + sum(len(row.prompt) for row in rows)
+    tokens = scored + sum(len(row.prompt) * len(row.responses) for row in rows)
     # forward and backward to the activations; the head where a token is scored, its gradient made beside its loss
     return step, tokens, 4 * linear * computed + 4 * head * scored
 
@@ -187,8 +193,8 @@ def _sampling(args: argparse.Namespace, student, tokenizer, parameters: int):
     """Sampling of all prompts, none of which ends early; the new tokens; their FLOPs."""
     from selfrefine.files import read_lines
     from selfrefine.model.encoding import encode_prompt
-    from selfrefine.model.sampling import sample
     from selfrefine.model.student import context
+    from selfrefine.sampling import sample
 
     if args.prompts:
         if tokenizer is None:

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -9,7 +10,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from selfrefine.errors import RunError, UserError
-from selfrefine.model import LINEARS
+from selfrefine.model import DATE, LINEARS
+
+try:
+    import fcntl  # noqa: F401, what only POSIX has: imported before anything that needs it
+except ImportError:
+    print("error: selfrefine runs on Linux, on macOS, and on Windows inside WSL: start it there.", file=sys.stderr)
+    sys.exit(2)
 
 DTYPES = ("auto", "bfloat16", "float32")
 
@@ -62,12 +69,27 @@ def add_data_flag(parser: Parser) -> None:
 
 
 def add_chat_template_flag(parser: Parser) -> None:
-    """--chat-template."""
+    """--chat-template and --template-arguments; the date that a template is told stands among the settings too."""
     parser.add_argument(
         "--chat-template",
-        choices=("auto", "none"),
+        choices=("auto", "none", "always"),
         default="auto",
-        help="put the prompt into the tokenizer's chat template where it has one; the paper's models are chat models",
+        help="put the prompt into the tokenizer's chat template: as the adapter was trained, else where there is one "
+        "(the paper's models are chat models), or never, or always",
+    )
+    parser.add_argument(
+        "--template-arguments",
+        type=fields,
+        metavar="JSON",
+        help="of the chat template, e.g. '{\"enable_thinking\": false}' (Qwen3); an adapter keeps them",
+    )
+    parser.set_defaults(template_date=DATE)  # a prompt must not change with the day
+
+
+def add_plain_flag(parser: argparse.ArgumentParser) -> None:
+    """--plain."""
+    parser.add_argument(
+        "--plain", action="store_true", help="the formulas as they read, without selfrefine/fast/: slower, larger"
     )
 
 
@@ -129,7 +151,9 @@ def add_training_flags(parser: Parser, *, lora_dropout: float, batch_size: str) 
         metavar="LAYER",
         help="the blocks' layers that get an adapter; PEFT's default for Llama, and the authors' code: q_proj v_proj",
     )
-    memory = parser.add_argument_group("memory: none of these changes the result, but for which masks dropout draws")
+    memory = parser.add_argument_group(
+        "speed and memory: none of these changes the result, but for rounding and which masks dropout draws"
+    )
     memory.add_argument(
         "--micro-batch-tokens",
         type=positive,
@@ -140,6 +164,7 @@ def add_training_flags(parser: Parser, *, lora_dropout: float, batch_size: str) 
         action="store_true",
         help="recompute activations in the backward: slower, smaller",
     )
+    add_plain_flag(memory)
     memory.add_argument(
         "--dequantize-once",
         action=argparse.BooleanOptionalAction,
@@ -207,6 +232,17 @@ def proportion(text: str) -> float:
     return _number(text, float, lambda value: 0 < value <= 1, "a number above 0 and up to 1")
 
 
+def fields(text: str) -> dict:
+    """argparse type: a JSON object."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object, such as '{{\"name\": 1}}'")
+    return value
+
+
 def file(text: str) -> Path:
     """argparse type: where a file can be written."""
     path = Path(text)
@@ -270,5 +306,7 @@ def run(main: Callable[[], None]) -> NoReturn:
 
 
 def _say(message, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    from tqdm import tqdm
+
+    tqdm.write(f"error: {message}", file=sys.stderr)  # on a line of its own, not on that of a progress bar
     return code

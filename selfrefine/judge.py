@@ -15,12 +15,12 @@ from pathlib import Path
 
 from selfrefine import command
 from selfrefine.errors import UserError
-from selfrefine.files import read_lines, write_json
+from selfrefine.files import beside, read_lines, write_json
 from selfrefine.tasks.prompts import standard_form
 from selfrefine.tasks.questions import LETTERS
 from selfrefine.teachers import Answer, Key, Refusal, server
 from selfrefine.teachers.flags import add_server_flags, print_plan, server_settings
-from selfrefine.teachers.journal import appending, complain, keep_all, rows_by_key
+from selfrefine.teachers.journal import appending, complain, keep_all, missing, rows_by_key, tell_cut
 
 PROMPT = (
     "Please act as an impartial judge and evaluate the quality of the response provided by an AI assistant to the "
@@ -72,30 +72,30 @@ def main() -> None:
         "seed": args.seed,
         "temperature": args.temperature,
         "max_new_tokens": args.max_new_tokens,
-    }
-    journal = args.output.with_suffix(".ratings.jsonl")
+    } | ({"extra_body": args.extra_body} if args.extra_body else {})
+    journal = beside(args.output, ".ratings.jsonl")
     if args.dry_run:
-        rows = _rows(journal, settings, answers)
-        print_plan({key: prompt for key, prompt in prompts.items() if key not in rows}, args)
+        print_plan(missing(prompts, _rows(journal, settings, answers), settings), args)
         return
-    with appending(journal) as append:
-        rows = _rows(journal, settings, answers)
-        missing = {key: prompt for key, prompt in prompts.items() if key not in rows}
+    with appending(journal, lambda: _rows(journal, settings, answers)) as (rows, append):
+        todo = missing(prompts, rows, settings)
 
         def keep(key: Key, reply: Answer) -> None:
-            rows[key] = {
-                **dict(zip(_NAMES, key, strict=True)),
+            row = dict(zip(_NAMES, key, strict=True)) | {
                 "response": answers[key].response,
                 "rating": rating(reply.text),
                 "text": reply.text,
+                "ended": reply.ended,
                 "settings": settings,
             }
-            append(rows[key])
+            append(key, row)
 
-        refused = keep_all(_replies(missing, args), len(missing), keep, f"asking {args.judge}")
-    results = averages([rows[key] for key in prompts if key in rows])
+        refused = keep_all(_replies(todo, args), len(todo), keep, f"asking {args.judge}")
+    rows = [rows[key] for key in prompts if key in rows]
+    results = averages(rows)
     write_json(args.output, {**settings, "per_task": args.per_task, "results": results})
     print_averages(results, args.judge)
+    tell_cut(rows, settings)
     complain(refused)
 
 

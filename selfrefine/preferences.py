@@ -10,10 +10,11 @@ from tqdm import tqdm
 
 from selfrefine.errors import UserError
 from selfrefine.files import read_lines
-from selfrefine.model.encoding import decode, encode_prompt
-from selfrefine.model.sampling import row_seed, sample
-from selfrefine.model.student import Student, Tokenizer, end_ids
+from selfrefine.model.encoding import decode, encode_prompt, end_ids
+from selfrefine.model.student import Student, Tokenizer
+from selfrefine.model.template import ChatTemplate
 from selfrefine.records import Demonstration, Preference, is_standard
+from selfrefine.sampling import row_seed, sample
 from selfrefine.tasks.answers import grade
 from selfrefine.tasks.prompts import cot_form, join, options_in, standard_form
 
@@ -27,11 +28,11 @@ class Answer:
     ended: bool
 
 
-Key = tuple[str | int, ...]  # (task, question id, "standard" for y or "cot" for ŷ), and k of samples after the first
+Key = tuple  # (task, question id, "standard" for y or "cot" for ŷ), and the sample's number k from 1 on where k > 0
 
 
 def key_of(row: Demonstration, form: str, k: int) -> Key:
-    """What names sample k in answers.jsonl, and its draws follow from it; the first, k = 0, has no number."""
+    """What names sample k of an answer in answers.jsonl; the first has no number: what it draws depends on its key."""
     return (row.task, row.id, form, k) if k else (row.task, row.id, form)
 
 
@@ -68,7 +69,7 @@ def sample_answers(
     path: Path,
     *,
     samples: int,
-    chat_template: bool,
+    chat_template: ChatTemplate,
     seed: int,
     temperature: float,
     max_new_tokens: int,
@@ -93,7 +94,7 @@ def sample_answers(
         student,
         [encode_prompt(tokenizer, prompts[key], chat_template=chat_template) for key in keys],
         [row_seed(seed, *map(str, key)) for key in keys],
-        end_ids=end_ids(student, tokenizer),
+        end_ids=end_ids(student, tokenizer, chat_template),
         temperature=temperature,
         max_new_tokens=max_new_tokens,
         top_k=top_k,

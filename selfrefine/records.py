@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
+from selfrefine import formats
 from selfrefine.errors import UserError
 from selfrefine.files import check_text, read_lines, write_whole
 from selfrefine.tasks.prompts import join, standard_form
@@ -70,7 +71,19 @@ _REQUIRED = {
     Demonstration: ("instruction", "input", "output", "target"),
     Preference: ("prompt", "chosen", "rejected"),
 }
-_MAY_BE_EMPTY = {"output", "task", "id", "teacher", "question", "target", "chosen_from", "chosen", "rejected"}
+_CONVERT = {Demonstration: formats.demonstration, Preference: formats.preference}
+_MAY_BE_EMPTY = {
+    "instruction",
+    "output",
+    "task",
+    "id",
+    "teacher",
+    "question",
+    "target",
+    "chosen_from",
+    "chosen",
+    "rejected",
+}
 
 
 def read_demonstrations(paths: Iterable[Path]) -> list[Demonstration]:
@@ -119,10 +132,12 @@ def is_standard(record: Demonstration) -> bool:
 
 def _checked(row: dict, kind: type[Record], place: str) -> Record:
     """A record from a JSON object; unknown fields are left out, wrong ones are a UserError."""
+    row = _CONVERT[kind](row, place)
     values = {field.name: row[field.name] for field in fields(kind) if row.get(field.name) is not None}
     for name in _REQUIRED[kind]:
         if name not in values:
-            raise UserError(f"{place} has no {name!r}: every row needs {', '.join(_REQUIRED[kind])}.")
+            what = ", the right answer, by which answers are checked" if name == "target" else ""
+            raise UserError(f"{place} has no {name!r}{what}: every row needs {', '.join(_REQUIRED[kind])}.")
     if isinstance(values.get("id"), int) and not isinstance(values["id"], bool):
         values["id"] = str(values["id"])
     if isinstance(values.get("target"), int | float) and not isinstance(values["target"], bool):

@@ -150,7 +150,7 @@ def test_a_layer_that_the_config_names_and_the_file_lacks_is_one_sentence(folder
 
 def test_an_adapter_made_by_peft_has_no_note_of_ours(folder):
     (folder / "selfrefine.json").unlink()
-    assert read_settings(folder) == AdapterSettings(4, 8, 0.1, "tiny", "", False, LINEARS)
+    assert read_settings(folder) == AdapterSettings(4, 8, 0.1, "tiny", "", None, LINEARS)
 
 
 @pytest.mark.parametrize("extra", [{"use_rslora": True}, {"use_dora": True}, {"alpha_pattern": {"q_proj": 32}}])

@@ -193,6 +193,23 @@ def test_predictions_that_are_none_are_one_sentence(command, student_folder, que
     assert "line 1 was not written by evaluate.py" in capsys.readouterr().err
 
 
+def test_outputs_that_differ_behind_a_dot_are_different_files(command, student_folder, questions, tmp_path):
+    own = questions(SUMS[:1])
+    for name in ("lr1e-4.b0.1", "lr1e-4.b0.5.json"):
+        assert command(evaluate, *flags(student_folder, own, tmp_path / name)) == 0
+    expected = {f"lr1e-4.b0.{n}{kind}" for n in (1, 5) for kind in (".json", ".predictions.jsonl")}
+    assert expected == {path.name for path in tmp_path.glob("lr*")}
+
+
+def test_an_adapter_in_the_current_folder_has_its_name(
+    command, student_folder, instructed, questions, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(instructed)
+    assert command(evaluate, *flags(student_folder, questions(SUMS[:1]), tmp_path / "e.json", "--adapter", ".")) == 0
+    said = capsys.readouterr().out
+    assert f"| {instructed.name}, x |" in said and "Baseline" not in said
+
+
 def answered(correct: list[bool], seed: int) -> list[dict]:
     question = Question("sums", "q", "1+1?", "2")
     return [prediction(question, "cot", seed, "The answer is 2." if c else "Who knows?", True) for c in correct]
@@ -206,6 +223,18 @@ def test_scores_by_hand():
     assert result["std"] == pytest.approx(35.3553, abs=1e-4)
     assert result["substring_mean"] == 75.0
     assert result["item_stderr"] == pytest.approx((75 * 25 / 2) ** 0.5)
+
+
+def test_the_share_of_cut_answers_stands_below_the_accuracy():
+    """One of four answers at x̂ was cut, none at x: a line for x̂ alone."""
+    question = Question("sums", "q", "1+1?", "2")
+    rows = [prediction(question, "cot", 0, "The answer is 2.", ended) for ended in (True, True, False, True)]
+    results = score([*rows, prediction(question, "standard", 0, "2", True)])
+    assert results["sums"]["cot"]["cut"] == 25.0
+    assert table(results, None).split("\n")[3:] == [
+        "| Baseline CoT | 100.0 |",
+        "| Baseline CoT: cut at --max-new-tokens (%) | 25.0 |",
+    ]
 
 
 def test_a_single_run_prints_no_spread():

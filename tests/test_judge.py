@@ -181,6 +181,21 @@ def test_ratings_are_kept_and_asked_once(command, tmp_path, capfd):
         assert "was another answer when it was rated" in capfd.readouterr().err
 
 
+def test_a_larger_budget_asks_cut_ratings_again(command, tmp_path, capfd):
+    output, file = tmp_path / "j.json", predictions(tmp_path / "p", ["obqa"], 2)
+
+    def answer(request):
+        cut = request.body["max_tokens"] == 512 and "obqa 0" in request.prompt
+        return completion("It is", "length") if cut else completion("[[2]]")
+
+    with Loopback(answer) as server:
+        assert judged(command, server, output, file) == 0
+        assert "2 answers were cut at 512 tokens" in capfd.readouterr().out
+        assert judged(command, server, output, file, more=["--max-new-tokens", 1024]) == 0
+        assert len(server.requests) == 4 + 2
+    assert [row["rating"] for row in ratings_of(output)] == [2] * 4
+
+
 def test_the_answers_are_never_written_over(command, tmp_path, capfd):
     file = predictions(tmp_path / "p.json", count=3)
     (tmp_path / "mine.json").write_text('["judge"]')

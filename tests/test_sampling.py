@@ -7,7 +7,7 @@ import torch
 from transformers import GenerationConfig, TopKLogitsWarper, TopPLogitsWarper
 
 from selfrefine.errors import UserError
-from selfrefine.model.sampling import TOP_K, draw, row_seed, sample, truncated, truncation
+from selfrefine.sampling import TOP_K, draw, row_seed, sample, truncated, truncation
 
 PROMPTS = [[1, *range(5, 5 + n)] for n in (1, 49, 7, 20, 3, 33)]
 ENDS = [2, *range(40, 60)]  # many ends, so that rows leave the batch at different times
@@ -40,7 +40,7 @@ def test_pitfall_p15_batched_is_one_by_one(student, temperature):
 
 def test_prompts_read_in_groups_are_those_read_at_once(student, monkeypatch):
     """The six prompts two by two, each pair as wide as its longer one: the same draws, and less padding read."""
-    from selfrefine.model import sampling
+    from selfrefine import sampling
 
     widths, forward = [], student.base_model.forward
     monkeypatch.setattr(
@@ -215,7 +215,7 @@ def test_a_gpu_draws_what_a_cpu_draws(student_folder):
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_prompts_of_unlike_lengths_on_a_gpu_in_bfloat16_make_no_nan(student_folder, monkeypatch):
-    from selfrefine.model import sampling
+    from selfrefine import sampling
     from selfrefine.model.student import load_student
 
     seen, original = [], sampling.draw

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,7 @@ from safetensors.torch import load_file
 
 import train_dpo
 import train_it
-from tests.conftest import phase_1, phase_2
-
-
-def lines(output: Path, *, timed: bool = True) -> list[dict]:
-    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().split("\n") if line]
-    untimed = ("seconds", "reference_seconds")
-    return rows if timed else [{k: v for k, v in row.items() if k not in untimed} for row in rows]
+from tests.conftest import lines, phase_1, phase_2
 
 
 def same_run(one: Path, other: Path) -> None:
@@ -357,6 +352,13 @@ def test_resume_refuses_what_changed_and_starts_afresh_where_there_is_nothing(
     assert "--resume" in capsys.readouterr().err
     assert command(train_it, *flags, "--resume", "--max-steps", "2", "--learning-rate", "1") == 2
     assert "learning_rate was 0.01, is 1.0" in capsys.readouterr().err
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(demonstrations.read_text().splitlines(keepends=True)[1:]))
+    flags[flags.index("--demonstrations") + 1] = str(other)
+    assert command(train_it, *flags, "--resume", "--max-steps", "2") == 2
+    told = capsys.readouterr().err
+    assert "the rows of --demonstrations or --preferences changed" in told
+    assert not re.search(r"[0-9a-f]{64}", told)
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(command, student_folder, demonstrations, tmp_path, capsys):
@@ -489,7 +491,7 @@ def test_all_that_is_wrong_with_a_folder_is_told_at_once(tmp_path):
     from selfrefine.errors import UserError
     from selfrefine.runs import claim
 
-    claim(tmp_path, {"epochs": 4}, resume=False, disk=0).close()
+    claim(tmp_path, {"epochs": 4}, resume=False, disk=0).release()
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(UserError) as error:
         claim(tmp_path, {"epochs": 5}, resume=False, disk=2**60)
@@ -503,7 +505,7 @@ def test_a_folder_in_use_is_refused(command, student_folder, demonstrations, tmp
     held = lock(tmp_path / "run/.lock")
     assert command(train_it, *phase_1(student_folder, demonstrations, tmp_path / "run")) == 2
     assert "another process is writing there" in capsys.readouterr().err
-    held.close()
+    held.release()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Adapter folders in PEFT's format: `adapter_config.json` + `adapter_model.safetensors`, float32.
 
-PEFT, vLLM and others load such a folder as it is. `selfrefine.json` beside them notes what training knew and PEFT's
-format has no place for: the student's fingerprint and whether its chat template was used.
+PEFT, vLLM (its `--max-lora-rank`, 16 where it is not given, must be r at least) and others load such a folder as it is.
+`selfrefine.json` beside them notes what training knew and PEFT's format has no place for: the student's fingerprint and
+whether its chat template was used, and how.
 """
 
 import json
@@ -18,6 +19,7 @@ from selfrefine.errors import UserError
 from selfrefine.files import write_json, write_whole
 from selfrefine.model import LINEARS
 from selfrefine.model.lora import add_lora, lora_layers, lora_parameters
+from selfrefine.model.template import ChatTemplate
 
 _PREFIX = "base_model.model."  # PEFT's own, before the bare model's path
 
@@ -31,7 +33,7 @@ class AdapterSettings:
     dropout: float
     student: str
     fingerprint: str
-    chat_template: bool
+    chat_template: ChatTemplate | None  # None: not noted
     targets: tuple[str, ...] = LINEARS
 
 
@@ -59,7 +61,7 @@ def save_adapter(student: nn.Module, folder: Path, settings: AdapterSettings) ->
 def read_settings(folder: Path) -> AdapterSettings:
     """The settings of an adapter folder, without its tensors.
 
-    An adapter made by PEFT has no `selfrefine.json`: then the fingerprint is empty and no chat template is assumed.
+    An adapter made by PEFT has no `selfrefine.json`: then the fingerprint is empty, and how it was prompted unknown.
     UserError where the configuration is missing, broken, or of a LoRA that scales otherwise (rsLoRA, DoRA, patterns).
     """
     try:
@@ -72,7 +74,7 @@ def read_settings(folder: Path) -> AdapterSettings:
             dropout=config.get("lora_dropout", 0.0),
             student=config.get("base_model_name_or_path") or "",
             fingerprint=known.get("fingerprint", ""),
-            chat_template=known.get("chat_template", False),
+            chat_template=known.get("chat_template"),
             targets=_targets(config["target_modules"], folder),
         )
         unknown = [name for name in ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern") if config.get(name)]
@@ -107,7 +109,7 @@ def _wrong(settings: AdapterSettings) -> str | None:
         return f"lora_alpha is {settings.alpha!r}"
     if type(settings.dropout) not in (int, float) or not 0 <= settings.dropout < 1:
         return f"lora_dropout is {settings.dropout!r}"
-    if not isinstance(settings.fingerprint, str) or not isinstance(settings.chat_template, bool):
+    if not isinstance(settings.fingerprint, str) or not isinstance(settings.chat_template, bool | dict | None):
         return "the fingerprint or chat_template of selfrefine.json"
     return None
 
@@ -126,6 +128,11 @@ def load_adapter(student: nn.Module, folder: Path, fingerprint: str, *, dropout:
     """
     settings = read_settings(folder)
     require_student(folder, settings, fingerprint)
+    if settings.chat_template is None:
+        print(
+            f"{folder} does not note how its student was prompted: --chat-template auto takes the tokenizer's chat "
+            "template where there is one, always and none choose"
+        )
     add_lora(
         student,
         rank=settings.rank,

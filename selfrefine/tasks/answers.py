@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from selfrefine.tasks import latex, letters, naming, numbers
+from selfrefine.tasks import text as free_text
 
 # A rule is a name and a function from the text (and the options) to what it reads: None passes on to the next rule,
 # an empty string means that an answer is there but is not one answer ("A or B"), and no later rule may guess.
@@ -38,7 +39,7 @@ MATH_RULES: tuple[tuple[str, Callable[[str], str | None]], ...] = (
 # where a model stops answering and goes on to invent the next exercise, or its end-of-turn marks
 _NEXT = re.compile(
     r"\n\s*(?:\*\*|#+\s*)?(?:Question|Q|Instruction|Human|User)\s*:"
-    r"|\n\s*(?:Choose the answer to the question only from|Answer the following mathematical question)"
+    r"|\n\s*(?:Choose the answer to the question only from|Answer the following (?:mathematical )?question)"
     r"|</?s>|<EOS|<\|[\w ]+\|>|<end_of_turn>|\[/?INST\]"
 )
 
@@ -47,7 +48,7 @@ _NEXT = re.compile(
 class Grade:
     """One graded answer.
 
-    `read`: the final answer (a letter, a number in canonical form, normalised LaTeX), None where none is given;
+    `read`: the final answer (a letter, a number in canonical form, normalised text or LaTeX), None where none is given;
     `rule`: the rule that read it, or "none"; `correct`: `read` equals the target;
     `contains`: the paper's literal rule, the target's string (for options: its letter) occurs in the text.
     """
@@ -59,8 +60,11 @@ class Grade:
 
 
 def own_part(text: str) -> str:
-    """The answer itself: after a reasoning block, up to the next question that the model goes on to invent."""
+    """The answer itself: after a reasoning block, up to the next question that the model goes on to invent; nothing
+    where the reasoning never ended."""
     text = text.rsplit("</think>", 1)[-1]
+    if "<think>" in text:
+        return ""
     for match in _NEXT.finditer(text):
         if re.search(r"\w", text[: match.start()]):
             return text[: match.start()]
@@ -79,7 +83,7 @@ def _first(rules: Sequence[tuple[str, Callable[..., str | None]]], *arguments: o
 def grade(text: str, target: str, options: Sequence[str] = (), task: str = "") -> Grade:
     """Reads the final answer of `text` and compares it with `target`, which is a letter where there are options.
 
-    Without options, a target that is a number is compared as one, unless the task is MATH; any other as LaTeX.
+    Without options, a number or words are compared as such, unless the task is MATH; any other target as LaTeX.
     """
     own = own_part(text)
     if options:
@@ -88,6 +92,9 @@ def grade(text: str, target: str, options: Sequence[str] = (), task: str = "") -
     elif task != "math" and (value := numbers.value(target)) is not None:
         read, rule = _first(NUMBER_RULES, numbers.plain(own))
         correct = read is not None and numbers.value(read) == value
+    elif task != "math" and free_text.is_text(target):
+        read, rule = free_text.read(own, target)
+        correct = read == free_text.normalise(target)
     else:
         found, rule = _first(MATH_RULES, own)
         read, correct = latex.normalise(found or "") or None, latex.equal(found or "", target)

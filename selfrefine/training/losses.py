@@ -4,7 +4,6 @@
 log π(y | x), the sum over the response's tokens, end token included, float32.
 """
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,14 +30,3 @@ def dpo_loss(margin: Tensor) -> Tensor:
     At M = 0 it is ln 2; dL/dM = −σ(−M), which never overflows.
     """
     return -F.logsigmoid(margin)  # Eqs. 1 and 3
-
-
-def plain_log_probs(logits: Tensor, ids: Tensor, response_mask: Tensor) -> Tensor:
-    """log π(y | x) as the formulas read: the check on the fast path of `log_probs.py`.
-
-    logits: (B, T, V), ids: (B, T), response_mask: (B, T) bool, true on the response's tokens. Returns (B,):
-    Σ_t log softmax(logits at t − 1)[w_t] over the response.
-    """
-    shifted = torch.log_softmax(logits[:, :-1].float(), dim=-1)  # (B, T-1, V): state s_t is all before w_t
-    per_token = shifted.gather(-1, ids[:, 1:, None]).squeeze(-1)  # (B, T-1)
-    return (per_token * response_mask[:, 1:]).sum(dim=-1)

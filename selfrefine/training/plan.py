@@ -5,11 +5,11 @@ import argparse
 import torch
 from transformers import PretrainedConfig
 
+from selfrefine.fast.dense import free_memory
+from selfrefine.fast.head import CHUNK
 from selfrefine.model import LINEARS
-from selfrefine.model.nf4 import free_memory
 from selfrefine.training.batches import steps_per_epoch
 from selfrefine.training.checkpoint import KEPT
-from selfrefine.training.log_probs import CHUNK
 
 
 def describe(

@@ -6,21 +6,11 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from selfrefine.errors import RunError
 from selfrefine.files import read_lines, write_whole
 from selfrefine.training.checkpoint import Progress
-
-# what phase 2 logs of each pair, in the order of the rows that the loop stacks
-PAIR_METRICS = (
-    "loss",
-    "margin",
-    "accuracy",
-    "chosen_logp",
-    "rejected_logp",
-    "chosen_change",
-    "rejected_change",
-)
 
 
 class Metrics:
@@ -52,6 +42,11 @@ class Metrics:
         self.seconds += now - self._before
         self._file.write(json.dumps(values | {"seconds": now - self._before}) + "\n")
         self._before = now
+
+
+def means(told: list[dict[str, Tensor]]) -> dict[str, float]:
+    """The mean of each named quantity over the pairs of all micro-batches, (P,) each."""
+    return {name: torch.cat([parts[name] for parts in told]).mean().item() for name in told[0]}
 
 
 def require_finite(loss: float, grad_norm: float, ids: list[str]) -> None:

@@ -1,8 +1,11 @@
-"""The blocks' elementwise functions with their gradients written out: the same numbers, fewer passes, less kept.
+"""Norms, MLPs and rotary positions with their gradients written out: the same numbers, fewer passes, less kept.
 
-transformers writes RMSNorm, SwiGLU and the rotary positions as a reader would, and autograd then keeps float32 copies
-and silu(gate) as well, and takes the gradient of a rotation by its halves. Here no more than inputs are kept. Between
-the matrix products of a small batch these passes are what a step waits for.
+Plain (transformers' own modules, under autograd):
+    RMSNorm    w · x / √(mean(x²) + ε)            autograd keeps float32 copies of x
+    MLP        W_down (silu(W_gate x) · W_up x)   autograd keeps silu(gate) too
+    rotation   x cos θ + rotate(x) sin θ          autograd takes the gradient by halves, in mixed layouts
+Here no more than inputs are kept. Between the matrix products of a small batch these passes are what a step waits for.
+Held equal by tests/test_fast.py::test_rms_norm, test_swiglu and test_rotation.
 """
 
 from functools import partial

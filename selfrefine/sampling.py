@@ -15,9 +15,8 @@ from torch.nn import functional as F
 from transformers import Cache, DynamicCache, GenerationConfig
 
 from selfrefine.errors import UserError
-from selfrefine.model.attention import additive
-from selfrefine.model.nf4 import dequantized
-from selfrefine.model.student import Student, context
+from selfrefine.fast.dense import dequantized
+from selfrefine.model.student import Student, additive, context
 
 BLOCK = 64  # columns by which the cache grows
 GREEDY = 1e-6  # a temperature below is 0: float32 has no such logits

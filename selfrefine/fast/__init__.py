@@ -1,0 +1,29 @@
+"""What makes the plain path quick: an idea a file, each with the formula it replaces at its top and the test that holds
+both equal. `speed_up(student)` is the one line in the scripts; `--plain` leaves it out.
+
+| file | idea |
+|---|---|
+| `lora.py` | LoRA over a 4-bit layer as one function |
+| `blocks.py` | norms, MLPs and rotations with their gradients written out |
+| `attention.py` | attention as two products, on CPUs |
+| `head.py` | logits only where a response token is predicted, a chunk at a time |
+| `prefix.py` | a pair's prompt computed once for both sides |
+| `dense.py` | 4-bit weights held dequantised where memory allows |
+"""
+
+from selfrefine.fast.attention import NAME
+from selfrefine.fast.blocks import slim
+from selfrefine.fast.lora import fuse
+from selfrefine.fast.prefix import pair_log_probs, response_log_probs, width
+from selfrefine.model.student import Student
+
+__all__ = ["pair_log_probs", "response_log_probs", "speed_up", "width"]
+
+
+def speed_up(student: Student) -> None:
+    """Give the adapters, norms, MLPs and attention of `student` the forwards of this folder, in place; its parameters
+    stay as they are."""
+    fuse(student)
+    slim(student)
+    if student.device.type == "cpu":  # GPUs keep torch's fused kernels
+        student.set_attn_implementation(NAME)

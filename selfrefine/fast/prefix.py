@@ -1,0 +1,79 @@
+"""A prompt computed once for all responses that follow it: y_w and y_l of a pair are branches of one row.
+
+Plain (`training/log_probs.py`): each response is a row of its own, [x̂, y_w] and [x̂, y_l].
+Here a row is [x̂, y_w, y_l]; each response goes on where the prompt ends, and sees the prompt and itself:
+
+              x̂₁ x̂₂ w₁ w₂ l₁        position 0 1 2 3 2
+        x̂₁    ■
+        x̂₂    ■  ■
+        w₁    ■  ■  ■
+        w₂    ■  ■  ■  ■
+        l₁    ■  ■  ·  ·  ■
+
+Held equal by tests/test_fast.py::test_prefix.
+"""
+
+from collections.abc import Sequence as Listed
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from selfrefine.fast.head import TokenLogProbs
+from selfrefine.model.student import Student, additive
+from selfrefine.training.batches import Pair, Sequence
+
+
+def response_log_probs(student: Student, sequences: Listed[Sequence]) -> Tensor:
+    """(R,) float32: log π_θ(y | x) of each sequence's response. Neighbours that hold one prompt (the same list, not two
+    of the same ids: a row is never wider than its pair) are branches of one row."""
+    same = [list(group) for _, group in groupby(sequences, key=lambda s: id(s.prompt))]
+    rows = [(group[0].prompt, [s.response for s in group]) for group in same]
+    width = max(len(prompt) + sum(map(len, responses)) for prompt, responses in rows)
+    ids, positions, branches = [], [], []  # (B, T): 0 in branches is the prompt, n its nth response, −1 padding
+    places, columns, targets, lengths = [], [], [], []  # of each response token: its row, the column that predicts it
+    for row, (prompt, responses) in enumerate(rows):
+        begin = len(prompt)
+        ids.append([*prompt])
+        positions.append([*range(begin)])
+        branches.append([0] * begin)
+        for branch, response in enumerate(responses, start=1):
+            columns += [begin - 1, *range(len(ids[-1]), len(ids[-1]) + len(response) - 1)][: len(response)]
+            ids[-1] += response
+            positions[-1] += range(begin, begin + len(response))
+            branches[-1] += [branch] * len(response)
+            targets += response
+            places += [row] * len(response)
+            lengths.append(len(response))
+        padding = width - len(ids[-1])
+        ids[-1] += [0] * padding
+        # no jump after one response, which transformers would take for packed rows; a pair may be beyond the context
+        positions[-1] += range(len(positions[-1]), width) if len(responses) == 1 else [0] * padding
+        branches[-1] += [-1] * padding
+
+    mask = None  # right padding needs none: under causal attention no real token sees what comes after it
+    if len(rows) < len(sequences):
+        branch = torch.tensor(branches)
+        visible = ((branch[:, :, None] == branch[:, None, :]) | (branch == 0)[:, None, :]).tril()  # (B, T, T) bool
+        mask = additive(visible[:, None].to(student.device), student.dtype)
+    where = [torch.tensor(values).to(student.device, non_blocking=True) for values in (ids, positions)]
+    hidden = student.base_model(
+        input_ids=where[0], position_ids=where[1], attention_mask=mask, use_cache=False
+    ).last_hidden_state  # (B, T, H), compute dtype
+    places, columns, targets, lengths = (
+        torch.tensor(values).to(student.device, non_blocking=True) for values in (places, columns, targets, lengths)
+    )  # (N,) int64 each, lengths (R,)
+    states = hidden[places, columns]  # (N, H): s_t, the state before each response token
+    per_token = TokenLogProbs.apply(states, student.get_output_embeddings().weight, targets)  # (N,) float32
+    return torch.segment_reduce(per_token, "sum", lengths=lengths, unsafe=True)  # (R,): sums, not means
+
+
+def pair_log_probs(student: Student, pairs: Listed[Pair]) -> tuple[Tensor, Tensor]:
+    """log π_θ(y_w | x̂) and log π_θ(y_l | x̂), (P,) float32 each, the two sides of a pair beside each other."""
+    sides = [Sequence(pair.prompt, response) for pair in pairs for response in pair.responses]
+    return response_log_probs(student, sides).view(-1, 2).unbind(1)
+
+
+def width(example: Sequence | Pair) -> int:
+    """Tokens that a sequence or a pair takes in a batch: its prompt once, and every response."""
+    return len(example.prompt) + sum(map(len, example.responses))
