@@ -112,13 +112,13 @@ def _read(paths: Iterable[Path], kind: type[Record]) -> list[Record]:
         before = len(records)
         for place, row in read_lines(path):
             record = _checked(row, kind, place)
-            which = (record.teacher, is_standard(record)) if kind is Demonstration else (record.sample,)
-            key = (record.task, record.id, *which)
-            if key in seen:
-                first, earlier = seen[key]
-                what = "repeats" if earlier == row else "has the id of"
-                raise UserError(f"{place} {what} {first} ({record.id!r}): remove one, or give them ids of their own.")
-            seen[key] = place, row
+            which = (record.teacher, is_standard(record)) if kind is Demonstration else ()
+            of_id: dict[Record, str] = seen.setdefault((record.task, record.id, *which), {})
+            first = next(iter(of_id), record)  # pairs of one prompt may share its id
+            if record in of_id or (of_id and (kind is Demonstration or record.prompt != first.prompt)):
+                what = f"repeats {of_id[record]}" if record in of_id else f"has the id of {of_id[first]}"
+                raise UserError(f"{place} {what} ({record.id!r}): remove one, or give them ids of their own.")
+            of_id[record] = place
             records.append(record)
         if len(records) == before:
             raise UserError(f"{path} has no rows: there is nothing to train on.")

@@ -69,7 +69,11 @@ def test_help_shows_a_default_of_zero_and_none_where_there_is_none():
 
 
 COMMANDS = [
-    *[("-m", f"selfrefine.{name}") for name in ("quickstart", "annotate", "judge", "benchmark", "experiments")],
+    *[
+        ("-m", f"selfrefine.{name}")
+        for name in ("quickstart", "annotate", "judge", "report", "benchmark", "merge", "ask")
+    ],
+    ("-m", "selfrefine.experiments"),
     *[("train_it.py",), ("train_dpo.py",), ("evaluate.py",)],
 ]
 

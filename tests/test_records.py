@@ -170,6 +170,15 @@ def test_other_conversational_pairs_are_one_sentence(tmp_path, pair, said):
         read_preferences(write(tmp_path / "f", pair))
 
 
+def test_pairs_of_one_prompt_may_share_its_id_and_no_others(tmp_path):
+    others = [PAIR | {"rejected": "s"}, PAIR | {"sample": 1}]
+    assert len(read_preferences(write(tmp_path / "f", PAIR, *others))) == 3
+    with pytest.raises(UserError, match=r"line 3 repeats .* line 2 \('1'\)"):
+        read_preferences(write(tmp_path / "f", PAIR, others[0], others[0]))
+    with pytest.raises(UserError, match=r"line 3 has the id of .* line 1 \('1'\)"):
+        read_preferences(write(tmp_path / "f", PAIR, others[0], PAIR | {"prompt": "q"}))
+
+
 @pytest.mark.parametrize("ids", ["12", [1.5], [-1], [True]])
 def test_token_ids_are_ids(tmp_path, ids):
     with pytest.raises(UserError, match="chosen_ids must be a list of token ids"):

@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 
+import evaluate
+import train_dpo
 from selfrefine import paper
+from selfrefine import report as any_report
 from selfrefine.experiments import charts, recipes, report, results, run, sections
 from selfrefine.experiments.plans import TEACHER, commands, plan
 from selfrefine.experiments.settings import settings
 from selfrefine.experiments.steps import Step
 from selfrefine.paper import INSTRUCTED
+from tests.conftest import phase_2
 
 POCKET = settings(recipes.read("pocket"), seeds=(0, 1))
 SVG = "{http://www.w3.org/2000/svg}"
@@ -274,3 +278,38 @@ def test_a_cell_reads_as_the_paper_prints():
     assert read({"ours": {"mean": 2.756, "std": 0.1}, "paper": None}, True) == "2.76 ± 0.10"
     assert read({"ours": None, "paper": printed}, False) == "– (65.3±.3)"
     assert read(None, False) == ""
+
+
+# Any runs and evaluations
+
+
+def test_any_runs_and_evaluations_side_by_side(command, student_folder, instructed, preferences, tmp_path, capsys):
+    """Made by the commands themselves: both phases' curves, a row a file and prompt, answers under their question."""
+    sr = phase_2(student_folder, instructed, tmp_path / "sr")
+    assert command(train_dpo, *sr, "--preferences", preferences, "--max-steps", 2) == 0
+    own = tmp_path / "own.jsonl"
+    own.write_text("".join(json.dumps({"question": f"1 + {n}?", "target": str(n + 1)}) + "\n" for n in range(3)))
+    flags = ("--student", student_folder, "--questions", own, "--max-new-tokens", 4, "--device", "cpu")
+    flags += ("--dtype", "float32", "--seeds", 0, 1)
+    assert command(evaluate, *flags, "--output", tmp_path / "bare.json") == 0
+    assert command(evaluate, *flags, "--output", tmp_path / "lr1e-3.b0.1", "--adapter", tmp_path / "sr") == 0
+    capsys.readouterr()
+    made = (instructed, tmp_path / "sr", tmp_path / "bare.json", tmp_path / "lr1e-3.b0.1.json")
+    assert command(any_report, *made, "--output", tmp_path / "all.html", "--questions", 2) == 0
+    said = capsys.readouterr().out
+    page = (tmp_path / "all.html").read_text(encoding="utf-8")
+    assert f"{instructed}: loss" in page and f"{tmp_path / 'sr'}: margin" in page
+    for name in ("bare", "lr1e-3.b0.1"):
+        for sign in ("x", "x̂"):
+            assert f"| {tmp_path / name}, {sign} |" in said
+            assert page.count(f"<b>{tmp_path / name}, {sign}</b>") == 2
+    assert "mean ± standard deviation over seeds 0, 1" in page
+    assert page.count("<details") == 2 and "1 + 2?" not in page
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "") and "<script" not in page
+
+
+def test_what_is_neither_is_one_sentence(command, tmp_path, capsys):
+    (tmp_path / "x.json").write_text('{"results": {}}')
+    for path in (tmp_path / "x.json", tmp_path, tmp_path / "nowhere"):
+        assert command(any_report, path) == 2
+        assert "is neither a run folder with metrics.jsonl nor an evaluation's" in capsys.readouterr().err

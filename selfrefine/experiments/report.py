@@ -136,7 +136,7 @@ def _row(row: Row) -> dict:
         cells[column] = {
             "ours": results.number(cell),
             "paper": cell.published and asdict(cell.published) | {"broken": cell.published.broken},
-            "style": results.style(cell),
+            "style": results.style(results.answers(cell.steps[0], cell.task, cell.prompt)),
             "from": [str(step.output) for step in cell.steps],
         }
     return {"panel": row.panel, "trained_on": row.trained_on, "method": row.method, "cells": cells}

@@ -3,6 +3,7 @@
 import json
 import statistics
 from collections import Counter
+from pathlib import Path
 
 from selfrefine.experiments.costs import spent
 from selfrefine.experiments.plans import Cell, Row
@@ -48,30 +49,33 @@ def read(step: Step, cell: Cell, index: int) -> tuple[float, float | None] | Non
 
 def training(steps: list[Step]) -> list[dict]:
     """Of every training run that is done: its curves, its tokens, and of phase 2 its pairs and displacement."""
-    return [_run(step) for step in steps if step.kind.startswith("train") and state(step) == "done"]
+    done = [step for step in steps if step.kind.startswith("train") and state(step) == "done"]
+    return [run_of(step.output, step.title.partition(", ")[2]) for step in done]
 
 
-def _run(step: Step) -> dict:
-    rows = [row for _, row in read_lines(step.output / "metrics.jsonl")]
+def run_of(folder: Path, title: str) -> dict:
+    """What a run folder tells; it is of phase 2 where its steps have a margin."""
+    rows = [row for _, row in read_lines(folder / "metrics.jsonl")]
     taken = [row for row in rows if "loss" in row]
     validated = [row for row in rows if "validation_loss" in row]
-    trained, forward = spent(step.output)
+    trained, forward = spent(folder)
+    phase = 2 if "margin" in taken[0] else 1
     run = {
-        "run": str(step.output),
-        "title": step.title.partition(", ")[2],
-        "phase": 1 if step.kind == "train_it" else 2,
+        "run": str(folder),
+        "title": title,
+        "phase": phase,
         "steps": len(taken),
         "tokens": trained,
         "forward_only": forward,
         "curves": {"loss": curve(taken, "loss"), "validation loss": curve(validated, "validation_loss")},
     }
-    if step.kind == "train_it":
+    if phase == 1:
         return run
     for name, key in CURVES.items():
         run["curves"][name] = curve(taken, key)
     last, prefix = (validated[-1], "validation_") if validated else (taken[-1], "")
     run["last"] = {name: last[prefix + name] for name in LAST}
-    return run | {"pairs": pairs(step)}
+    return run | {"pairs": pairs(folder)}
 
 
 def curve(rows: list[dict], key: str) -> list[tuple[float, float]]:
@@ -82,10 +86,13 @@ def curve(rows: list[dict], key: str) -> list[tuple[float, float]]:
     return [(group[-1][0], statistics.mean(y for _, y in group)) for group in groups]
 
 
-def pairs(step: Step) -> dict[str, int]:
-    """How many pairs prefer the student's ŷ, how many the teacher's â (Eq. 4), and the questions without a pair."""
-    sources = Counter(row["chosen_from"] for _, row in read_lines(step.output / "preferences.jsonl"))
-    asked = sum(row["key"][2] == "cot" for _, row in read_lines(step.output / "answers.jsonl"))
+def pairs(folder: Path) -> dict[str, int] | None:
+    """How many pairs prefer the student's ŷ, how many the teacher's â (Eq. 4), and the questions without a pair; None
+    where the pairs were given."""
+    if not (folder / "preferences.jsonl").exists():
+        return None
+    sources = Counter(row["chosen_from"] for _, row in read_lines(folder / "preferences.jsonl"))
+    asked = sum(row["key"][2] == "cot" for _, row in read_lines(folder / "answers.jsonl"))
     return {"student": sources["student"], "teacher": sources["teacher"], "none": asked - sources.total()}
 
 
@@ -97,9 +104,8 @@ def answers(step: Step, task: str, prompt: str) -> list[dict]:
     return [row for row in rows if row["task"] == task and row["prompt"] == prompt]
 
 
-def style(cell: Cell) -> dict[str, float] | None:
-    """Of the first seed: words an answer, and the percent of answers without EOS (cut) and not read."""
-    rows = answers(cell.steps[0], cell.task, cell.prompt)
+def style(rows: list[dict]) -> dict[str, float] | None:
+    """Of predictions: words an answer, and the percent of answers without EOS (cut) and not read."""
     if not rows:
         return None
     return {
@@ -121,13 +127,15 @@ def side_by_side(rows: list[Row], task: str, count: int) -> list[dict]:
         if cell is None or elsewhere or row.panel != rows[0].panel:
             continue
         for found in answers(cell.steps[0], task, cell.prompt)[:count]:
-            entry = questions.setdefault(
-                found["id"], {name: found[name] for name in ("question", "options", "target")} | {"answers": {}}
-            )
-            entry["answers"][label(row, rows)] = {
-                name: found[name] for name in ("text", "read", "rule", "correct", "ended")
-            }
+            lay(questions, label(row, rows), found)
     return list(questions.values())
+
+
+def lay(questions: dict[str, dict], name: str, found: dict) -> None:
+    """Put a prediction beside what others answered to its question."""
+    asked = {field: found[field] for field in ("question", "options", "target")} | {"answers": {}}
+    answer = {field: found[field] for field in ("text", "read", "rule", "correct", "ended")}
+    questions.setdefault(found["id"], asked)["answers"][name] = answer
 
 
 def label(row: Row, rows: list[Row]) -> str:

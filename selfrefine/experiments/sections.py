@@ -144,7 +144,7 @@ def _pairs(content: dict) -> Section:
         [
             [
                 run["title"],
-                *(str(run["pairs"][source]) for source in ("student", "teacher", "none")),
+                *(str(run["pairs"][source]) if run["pairs"] else NOT_RUN for source in ("student", "teacher", "none")),
                 *(f"{run['last'][name]:+.2f}" for name in ("chosen_change", "rejected_change", "margin")),
             ]
             for run in content["training"]

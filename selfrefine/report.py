@@ -1,0 +1,92 @@
+"""Any runs' curves and any evaluations' answers side by side, in one HTML file that loads nothing and runs no script.
+
+The report on an experiment of the paper is `selfrefine.experiments`' own.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from selfrefine import command
+from selfrefine.errors import UserError
+from selfrefine.experiments import report, results, sections
+from selfrefine.files import beside, read_lines, write_whole
+
+FORMS = {"standard": "x", "cot": "x̂"}
+
+
+def main() -> None:
+    """The command."""
+    args = _parse()
+    runs = [path for path in args.made if (path / "metrics.jsonl").exists()]
+    evaluations = {path: _evaluation(path) for path in args.made if path not in runs}
+    content = gather(runs, evaluations, args.questions)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(args.output, report.page(content, []).encode())
+    print(*(report.grid(table.heads, table.lines) for table in sections.tables(content)), sep="\n\n")
+    print(f"{len(runs)} runs, {len(evaluations)} evaluations: {args.output}")
+
+
+def gather(runs: list[Path], evaluations: dict[Path, tuple[dict, list[dict]]], count: int) -> dict:
+    """All that the page says, in the form of an experiment's: a row for each evaluation and prompt."""
+    rows, questions = [], {}
+    for path, (evaluation, predictions) in evaluations.items():
+        for form, sign in FORMS.items():
+            name, cells = f"{beside(path, '')}, {sign}", {}
+            for task in (task for task, by_form in evaluation["results"].items() if form in by_form):
+                answered = [row for row in predictions if (row["task"], row["prompt"]) == (task, form)]
+                answered = [row for row in answered if row["seed"] == answered[0]["seed"]]  # of several seeds the first
+                cells[task] = _cell(evaluation["results"][task][form], answered)
+                for row in answered[:count]:
+                    results.lay(questions.setdefault(task, {}), name, row)
+            rows += [{"panel": "", "trained_on": "", "method": name, "cells": cells}] if cells else []
+    seeds = sorted({seed for evaluation, _ in evaluations.values() for seed in evaluation["settings"]["seeds"]})
+    return {
+        "experiment": "",
+        "title": "Runs and evaluations",
+        "rating": False,
+        "settings": {"seeds": seeds or [0], "recipe": {"about": ""}},
+        "commands": {"all": 0, "done": 0},
+        "rows": rows,
+        "printed": [],
+        "training": [results.run_of(path, str(path)) for path in runs],
+        "changes": {},
+        "questions": {task: list(asked.values()) for task, asked in questions.items()},
+        "control": None,
+    }
+
+
+def _cell(number: dict, predictions: list[dict]) -> dict:
+    ours = {"mean": number["mean"], "std": number["std"], "substring": number["substring_mean"]}
+    return {"ours": ours, "paper": None, "style": results.style(predictions)}
+
+
+def _evaluation(path: Path) -> tuple[dict, list[dict]]:
+    """An evaluation and its predictions."""
+    try:
+        evaluation = json.loads(path.read_text(encoding="utf-8"))
+        if not evaluation["results"] or not evaluation["settings"]["seeds"]:
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is neither a run folder with metrics.jsonl nor an evaluation's NAME.json.") from None
+    return evaluation, [row for _, row in read_lines(beside(path, ".predictions.jsonl"))]
+
+
+def _parse() -> argparse.Namespace:
+    parser = command.Parser(__doc__)
+    parser.add_argument(
+        "made",
+        type=Path,
+        nargs="+",
+        metavar="RUN_OR_EVALUATION",
+        help="run folders of train_it.py and train_dpo.py, NAME.json of evaluate.py",
+    )
+    parser.add_argument(
+        "--output", type=command.file, default=Path("report.html"), metavar="FILE.html", help="the page"
+    )
+    parser.add_argument("--questions", type=command.natural, default=12, metavar="N", help="shown of each task")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    command.run(main)
