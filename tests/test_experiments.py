@@ -267,8 +267,8 @@ def test_estimates_grow_with_what_they_depend_on():
     assert costs.instructing(None, 1000) is None
     assert costs.questions("gsm8k", "train", None) == 4000
     assert costs.questions("gsm8k", "train", 5) == 5
-    assert costs.kept("multiarith", "llama-2-70b", None) == round(420 * 0.908)
-    assert costs.kept("obqa", "llama-2-70b", None, 0.5) == round(0.5 * min(3000, 4000 * 0.713))
+    assert costs.kept(420, "multiarith", "llama-2-70b") == round(420 * 0.908)
+    assert costs.kept(4000, "obqa", "llama-2-70b", 0.5) == round(0.5 * min(3000, 4000 * 0.713))
 
 
 def test_assumed_sizes_are_the_datas(benchmarks, capsys):
