@@ -60,11 +60,13 @@ def test_an_epoch_sees_every_row_once_and_epochs_differ():
 
 
 def test_micro_batches_fit_their_budget_and_keep_every_index():
-    """Widest first; each filled as long as its size times its widest is at most 64; one over the budget alone."""
-    widths = [3, 30, 8, 8, 200, 1, 15]
-    assert micro_batches(range(7), widths, 64) == [[4], [1, 6], [2, 3, 0, 5]]
-    assert micro_batches([5, 0], widths, 3) == [[0], [5]]
-    assert micro_batches([5, 0], widths, 6) == [[0, 5]]
+    """Widest first; each filled as long as its size times its widest is at most 64 and the next is at least four
+    fifths as wide; one over the budget alone."""
+    widths = [3, 30, 8, 10, 200, 1, 15, 30, 30, 7]
+    assert micro_batches(range(10), widths, 64) == [[4], [1, 7], [8], [6], [3, 2], [9], [0], [5]]
+    assert micro_batches([0, 1, 2], [4, 4, 4], 8) == [[0, 1], [2]]
+    assert micro_batches([0, 1], [4, 5], 9) == [[1], [0]]
+    assert micro_batches([0, 1], [4, 5], 10) == [[1, 0]]
     assert micro_batches([], widths, 64) == []
 
 
