@@ -14,10 +14,7 @@ from pathlib import Path
 
 import pytest
 
-import evaluate
-import train_dpo
-import train_it
-from selfrefine import annotate, judge, paper
+from selfrefine import annotate, flags, judge, paper
 from selfrefine.errors import RunError, UserError
 from selfrefine.experiments import costs, recipes, run
 from selfrefine.experiments.plans import CONTROL, FRACTIONS, NAMES, TEACHER, commands, plan
@@ -133,9 +130,9 @@ def test_every_command_is_one_that_its_program_takes(name, chosen, monkeypatch):
     programs = {
         "selfrefine.annotate": annotate._parse,
         "selfrefine.judge": judge._parse,
-        "train_it.py": train_it.parse_args,
-        "train_dpo.py": train_dpo.parse_args,
-        "evaluate.py": evaluate.parse_args,
+        "train_it.py": lambda: flags.phase_1(""),
+        "train_dpo.py": lambda: flags.phase_2(""),
+        "evaluate.py": lambda: flags.evaluation(""),
     }
     monkeypatch.chdir(ROOT)
     chosen = replace(chosen, limit=8, data=Path("some folder"))

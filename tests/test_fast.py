@@ -282,7 +282,7 @@ def test_weights_held_dequantised_train_to_the_same_bits(student_folder, dtype):
 
 
 def moved(one: dict, other: dict, start: dict) -> None:
-    """Adapters that went the same way: the difference at most 1e-3 of the move, itself at least 1e-3, A and B apart."""
+    """Adapters that went the same way: the difference at most 1e-3 of the move, itself above 1e-3, A and B apart."""
     for side in ("lora_A", "lora_B"):
         names = [name for name in start if side in name]
         apart = math.sqrt(sum((one[name] - other[name]).double().square().sum().item() for name in names))

@@ -72,12 +72,13 @@ def step_indices(count: int, batch_size: int, seed: int, step: int) -> list[int]
 def micro_batches(indices: Listed[int], widths: Listed[int], budget: int) -> list[list[int]]:
     """Part a step's indices into micro-batches of like width, each filled up to `budget` tokens, padding included.
 
-    widths[i] is what index i takes by itself; a group takes its size times its widest, and one over the budget goes
-    alone. Widest first: what does not fit in memory fails at once.
+    widths[i] is what index i takes by itself. A group takes its size times its widest, and none in it is over a fifth
+    narrower; one over the budget goes alone. Widest first: what does not fit in memory fails at once.
     """
     groups: list[list[int]] = []
     for index in sorted(indices, key=lambda index: -widths[index]):
-        if groups and (len(groups[-1]) + 1) * widths[groups[-1][0]] <= budget:
+        widest = widths[groups[-1][0]] if groups else 0
+        if groups and (len(groups[-1]) + 1) * widest <= budget and widths[index] >= 0.8 * widest:
             groups[-1].append(index)
         else:
             groups.append([index])
