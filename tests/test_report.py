@@ -363,7 +363,7 @@ def test_any_runs_and_evaluations_side_by_side(command, student_folder, instruct
             assert f"| {tmp_path / name}, {sign} |" in said
             assert page.count(f"<b>{tmp_path / name}, {sign}</b>") == 2
     assert "mean ± standard deviation over seeds 0, 1" in page
-    assert page.count("<details") == 2 and "1 + 2?" not in page
+    assert page.count("<p>Target: <b>") == 2 and "1 + 2?" not in page
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "") and "<script" not in page
 
 
