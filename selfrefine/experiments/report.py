@@ -151,13 +151,12 @@ def _bars(teaching: dict[str, float], several: bool, panel: str, rows: list[dict
 
 
 def teaching(steps: list[Step]) -> dict[str, float]:
-    """Each task's teacher on the questions that it demonstrates, where it has answered them."""
-    found = {}
+    """Each task's teacher on the questions that it demonstrates, over all seeds, where it has answered them."""
+    of_task: dict[str, list[Step]] = {}
     for step in (step for step in steps if step.kind == "annotate" and step.output.name.endswith(TAUGHT)):
-        task = step.output.name.removesuffix(TAUGHT)
-        if read := results.number(Cell((step,), task, "cot")):
-            found[task] = read["mean"]
-    return found
+        of_task.setdefault(step.output.name.removesuffix(TAUGHT), []).append(step)
+    read = {task: results.number(Cell(tuple(of), task, "cot")) for task, of in of_task.items()}
+    return {task: number["mean"] for task, number in read.items() if number}
 
 
 def _over_demonstrations(panel: str, rows: list[dict]) -> list[charts.Lines]:
