@@ -16,7 +16,7 @@ class Lines:
     title: str
     series: dict[str, list[tuple[float, float]]]
     across: str
-    width: int = 360
+    width: int = 336
     height: int = 210
 
     def svg(self) -> str:

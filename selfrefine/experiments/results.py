@@ -171,7 +171,7 @@ def differences(rows: list[Row]) -> list[dict]:
                     what = {"panel": panel, "trained_on": trained_on, "task": task, "from": before, "to": method}
                     tested = paired(_correct(first.cells[task]), _correct(row.cells[task]))
                     found += [what | tested] if tested else []
-    return found
+    return sorted(found, key=lambda one: (one["panel"], columns(rows).index(one["task"])))
 
 
 def _correct(cell: Cell) -> list[dict[str, bool]]:
