@@ -101,6 +101,7 @@ def test_own_lacks_nothing_or_says_what(own, command, tmp_path, capsys):
     full = ["own", *own, "--student", "m", "--teacher", "t", "--plan"]
     assert command(experiments, *full) == 0
     assert "large" not in (printed := capsys.readouterr().out)  # one command for all tasks of a file
+    assert "output in runs/own\n" in printed
     assert printed.count(f"--questions {own[1]}") == 1
     assert printed.count(f"--questions {own[3]}") == 1 + 4  # the teacher's, and every stage's
     for without, said in ((1, "--train FILE and --test FILE"), (3, "--train FILE"), (5, "--student"), (7, "--teacher")):
