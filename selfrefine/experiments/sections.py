@@ -58,7 +58,7 @@ def introduction(content: dict) -> str:
     if any(one["p"] < SIGNIFICANT for one in content["differences"]):
         told.append(f"*: differs from the row before, on the task trained on, by more than noise (p < {SIGNIFICANT}).")
     if printed:
-        told.append("( ): what the paper prints.")
+        told.append("( ): what the paper prints, of its own models.")
     if done["done"] < done["all"]:
         told.append(f"{done['done']} of {done['all']} commands are done: {NOT_RUN} has not run.")
     return " ".join([*told, content["settings"]["recipe"]["about"]]).strip()
