@@ -60,8 +60,8 @@ class Bars:
 
     @property
     def width(self) -> int:
-        """Room for every bar."""
-        return max(340, LEFT + RIGHT + len(self.groups) * (16 * len(self.series) + 20))
+        """Room for every bar, and for the title."""
+        return max(340, LEFT + 6 * len(self.title), LEFT + RIGHT + len(self.groups) * (16 * len(self.series) + 20))
 
     def svg(self) -> str:
         """The bars as an SVG element."""
