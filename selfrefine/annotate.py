@@ -1,8 +1,8 @@
 """Annotation (App. A): a teacher answers the questions, which gives the demonstrations (instruction, input, output).
 
 The teacher is a local model, any OpenAI-compatible server (`--server`), or the pocket tasks' scripted one
-(`--teacher pocket`). Every answer is kept, right or wrong, and appended to the output as it comes: stopped at any
-moment and started again, the command asks only what is missing.
+(`--teacher pocket`); or its answers are there already (`--from FILE`). Every answer is kept, right or wrong, and
+appended to the output as it comes: stopped at any moment and started again, the command asks only what is missing.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from selfrefine import command
 from selfrefine.errors import UserError
+from selfrefine.files import digest
 from selfrefine.tasks.answers import grade
 from selfrefine.tasks.own import read_questions
 from selfrefine.tasks.prompts import instruction, join, prompt, task_input
@@ -44,7 +45,8 @@ def main() -> None:
         refused = keep_all(_answers(args, asked, todo), len(todo), keep, f"asking {args.teacher}")
     rows = [rows[key] for key in prompts if key in rows]
     print_accuracy(rows, args)
-    tell_cut(rows, settings)
+    if not args.given:
+        tell_cut(rows, settings)
     complain(refused)
 
 
@@ -102,8 +104,14 @@ def _parse() -> argparse.Namespace:
     command.add_data_flag(parser)
     teacher = parser.add_argument_group("teacher")
     teacher.add_argument(
+        "--from",
+        dest="given",
+        type=Path,
+        metavar="FILE",
+        help="answers that are there already: JSONL with `question` (or `id`) and `output`; they are read and graded",
+    )
+    teacher.add_argument(
         "--teacher",
-        required=True,
         metavar="MODEL",
         help="a folder or Hub id (Table 4); with --server its name there; `pocket`: the pocket tasks' scripted teacher",
     )
@@ -141,6 +149,9 @@ def _parse() -> argparse.Namespace:
     add_server_flags(parser)
     command.add_machine_flags(parser)
     args = parser.parse_args()
+    if not (args.teacher or args.given) or (args.server and args.given):
+        parser.error("give --teacher (with --server URL, where it is asked there), or --from FILE, which asks nobody")
+    args.teacher = args.teacher or args.given.stem
     if args.temperature is None:
         args.temperature = default_temperature(args.teacher)
     if (args.server or args.teacher == SCRIPTED) and (args.top_k, args.top_p) != (None, None):
@@ -162,6 +173,8 @@ def _settings(args: argparse.Namespace) -> dict:
     """What an answer depends on besides its question; one file holds answers of one such setting."""
     settings = {"teacher": args.teacher, "prompt": args.prompt, "seed": args.seed}
     settings |= {"split": args.split} if args.task else {}
+    if args.given:
+        return settings | {"from": digest([args.given])}
     if args.teacher == SCRIPTED and not args.server:
         return settings
     settings |= {"temperature": args.temperature, "max_new_tokens": args.max_new_tokens}
@@ -191,6 +204,10 @@ def _answers(
     """The teacher that the flags name, at work on `prompts`. Only what it needs is imported."""
     if not prompts:
         return iter(())
+    if args.given:
+        from selfrefine.teachers import given
+
+        return ((key, answer) for key, answer in given.answers(args.given, asked) if key in prompts)
     sampling = {"temperature": args.temperature, "max_new_tokens": args.max_new_tokens, "seed": args.seed}
     if args.server:
         from selfrefine.teachers import server

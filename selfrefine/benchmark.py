@@ -150,7 +150,7 @@ def _training(args: argparse.Namespace, student, linear: int, head: int):
     from selfrefine import fast
     from selfrefine.model.lora import lora_parameters
     from selfrefine.training import log_probs as plain
-    from selfrefine.training.batches import Pair, Sequence, micro_batches
+    from selfrefine.training.batches import Example, Pair, micro_batches
     from selfrefine.training.losses import dpo_loss, dpo_margin, instruction_loss
 
     draw = random.Random(args.seed)
@@ -160,7 +160,7 @@ def _training(args: argparse.Namespace, student, linear: int, head: int):
         return [draw.randrange(3, student.config.vocab_size) for _ in range(count)]
 
     if args.phase == "it":
-        rows = [Sequence(ids(PROMPT), ids(RATIONALE)) for _ in range(args.rows)]
+        rows = [Example(ids(PROMPT), ids(RATIONALE)) for _ in range(args.rows)]
     else:
         rows = [Pair(ids(PROMPT), ids(RATIONALE), ids(ANSWER)) for _ in range(args.rows)]
     formula = plain if args.plain else fast

@@ -71,7 +71,7 @@ def phase_2(doc: str) -> argparse.Namespace:
     parser.add_argument("--sampling-batch-size", type=positive, default=32, help="answers sampled at a time")
     parser.add_argument("--beta", type=above_zero, default=0.1, help="β of Eq. 2, §3.2.1")
     parser.add_argument("--learning-rate", type=above_zero, default=1e-6, help="peak, §3.2.1")
-    parser.add_argument("--warmup-steps", type=natural, default=100, help="from 0 to the peak, §3.2.1")
+    parser.add_argument("--warmup-steps", type=natural, default=100, help="in equal parts to the peak, §3.2.1")
     parser.add_argument(
         "--schedule",
         choices=("linear", "constant"),

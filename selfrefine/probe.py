@@ -9,7 +9,7 @@ from selfrefine.fast import response_log_probs
 from selfrefine.model.encoding import encode_response
 from selfrefine.model.student import Student, Tokenizer
 from selfrefine.tasks.questions import LETTERS
-from selfrefine.training.batches import Sequence
+from selfrefine.training.batches import Example
 
 
 def likeliest_letters(
@@ -25,7 +25,7 @@ def likeliest_letters(
         )
     for index, (prompt, count) in enumerate(zip(prompts, options, strict=True)):
         if index not in done:
-            letters = [Sequence(prompt, encode_response(tokenizer, letter)) for letter in LETTERS[:count]]
+            letters = [Example(prompt, encode_response(tokenizer, letter)) for letter in LETTERS[:count]]
             with torch.inference_mode():
                 log_probs = response_log_probs(student, letters)  # (options,): the prompt is computed once
             yield index, LETTERS[int(log_probs.argmax())]

@@ -205,3 +205,12 @@ def lines(output: Path, *, timed: bool = True) -> list[dict]:
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().split("\n") if line]
     untimed = ("seconds", "reference_seconds")
     return rows if timed else [{k: v for k, v in row.items() if k not in untimed} for row in rows]
+
+
+def examples(make, tokenizer, records, config, *, chat_template, allowed) -> list:
+    """What `examples_of` or `pairs_of` makes of records."""
+    from types import SimpleNamespace
+
+    flags = SimpleNamespace(max_dropped=allowed)
+    setup = SimpleNamespace(args=flags, tokenizer=tokenizer, config=config, chat_template=chat_template)
+    return make(setup, records)

@@ -113,8 +113,7 @@ def test_an_adapter_that_peft_itself_made_by_its_defaults_loads(student_folder, 
     peft = pytest.importorskip("peft", reason="PEFT is not installed, and not needed")
     from transformers import AutoModelForCausalLM
 
-    from selfrefine.model.lora import lora_layers
-    from selfrefine.model.nf4 import NF4Linear
+    from selfrefine.model.lora import NF4Linear, lora_layers
 
     ours = load_student(student_folder, CPU, torch.float32)
     dense = AutoModelForCausalLM.from_pretrained(student_folder, dtype=torch.float32)

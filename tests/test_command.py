@@ -73,7 +73,7 @@ COMMANDS = [
         ("-m", f"selfrefine.{name}")
         for name in ("quickstart", "annotate", "judge", "report", "benchmark", "merge", "ask")
     ],
-    *[("-m", f"selfrefine.{name}") for name in ("experiments", "experiments.scripted_judge")],
+    ("-m", "selfrefine.experiments"),
     *[("train_it.py",), ("train_dpo.py",), ("evaluate.py",)],
 ]
 
@@ -117,6 +117,6 @@ def test_free_memory_where_the_system_does_not_say(monkeypatch):
 def test_help_says_whose_default_it_is(script, flag, said, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", [script.__name__, "--help"])
     with pytest.raises(SystemExit):
-        script.parse_args()
+        script.main()
     told = capsys.readouterr().out.partition("options:")[2]
     assert said in told.partition(flag)[2].partition("\n  --")[0]

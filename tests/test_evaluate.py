@@ -83,13 +83,11 @@ def test_stopped_and_started_again_asks_only_what_is_missing(command, student_fo
 
 def test_what_is_in_the_output_is_not_emptied(command, student_folder, questions, tmp_path, monkeypatch, capsys):
     """Finished results started again and stopped while loading; and a file that is not of an evaluation."""
-    from selfrefine.model import student
-
     output, own = tmp_path / "e.json", questions(SUMS)
     assert command(evaluate, *flags(student_folder, own, output)) == 0
     before = json.loads(output.read_text())["results"]
     with monkeypatch.context() as stopped:
-        stopped.setattr(student, "load_student", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        stopped.setattr(evaluate, "load_student", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert command(evaluate, *flags(student_folder, own, output)) == 130
     assert before and json.loads(output.read_text())["results"] == before
     (tmp_path / "mine.json").write_text('{"my": "file"}')

@@ -14,10 +14,7 @@ from pathlib import Path
 
 import pytest
 
-import evaluate
-import train_dpo
-import train_it
-from selfrefine import annotate, judge, paper
+from selfrefine import annotate, flags, judge, paper
 from selfrefine.errors import RunError, UserError
 from selfrefine.experiments import costs, recipes, run
 from selfrefine.experiments.plans import CONTROL, FRACTIONS, NAMES, TEACHER, commands, plan
@@ -133,9 +130,9 @@ def test_every_command_is_one_that_its_program_takes(name, chosen, monkeypatch):
     programs = {
         "selfrefine.annotate": annotate._parse,
         "selfrefine.judge": judge._parse,
-        "train_it.py": train_it.parse_args,
-        "train_dpo.py": train_dpo.parse_args,
-        "evaluate.py": evaluate.parse_args,
+        "train_it.py": lambda: flags.phase_1(""),
+        "train_dpo.py": lambda: flags.phase_2(""),
+        "evaluate.py": lambda: flags.evaluation(""),
     }
     monkeypatch.chdir(ROOT)
     chosen = replace(chosen, limit=8, data=Path("some folder"))
@@ -270,8 +267,8 @@ def test_estimates_grow_with_what_they_depend_on():
     assert costs.instructing(None, 1000) is None
     assert costs.questions("gsm8k", "train", None) == 4000
     assert costs.questions("gsm8k", "train", 5) == 5
-    assert costs.kept("multiarith", "llama-2-70b", None) == round(420 * 0.908)
-    assert costs.kept("obqa", "llama-2-70b", None, 0.5) == round(0.5 * min(3000, 4000 * 0.713))
+    assert costs.kept(420, "multiarith", "llama-2-70b") == round(420 * 0.908)
+    assert costs.kept(4000, "obqa", "llama-2-70b", 0.5) == round(0.5 * min(3000, 4000 * 0.713))
 
 
 def test_assumed_sizes_are_the_datas(benchmarks, capsys):

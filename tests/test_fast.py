@@ -20,7 +20,7 @@ from selfrefine.model.lora import LoRALinear, NF4Linear, add_lora, lora_layers, 
 from selfrefine.model.student import FAMILIES, additive, load_student
 from selfrefine.sampling import sample
 from selfrefine.training import log_probs as plain
-from selfrefine.training.batches import Sequence
+from selfrefine.training.batches import Example
 from tests.conftest import lines, phase_1, phase_2, write_student
 from tests.test_log_probs import assert_same, gradients, pairs_and_sides, sequences
 from tests.test_lora import layer as nf4_layer
@@ -240,7 +240,7 @@ def test_prefix(student, monkeypatch):
     calls, forward = [], student.base_model.forward
     monkeypatch.setattr(student.base_model, "forward", lambda **call: (calls.append(call), forward(**call))[1])
     prompt = [1, 5]
-    rows = [Sequence(prompt, [6, 2]), Sequence(prompt, [2]), Sequence([1, 8, 9, 9], [5, 2])]
+    rows = [Example(prompt, [6, 2]), Example(prompt, [2]), Example([1, 8, 9, 9], [5, 2])]
     got = fast.response_log_probs(student, rows)
     assert calls[0]["input_ids"].tolist() == [[1, 5, 6, 2, 2, 0], [1, 8, 9, 9, 5, 2]]
     assert calls[0]["position_ids"].tolist() == [[0, 1, 2, 3, 2, 0], [0, 1, 2, 3, 4, 5]]
@@ -282,7 +282,7 @@ def test_weights_held_dequantised_train_to_the_same_bits(student_folder, dtype):
 
 
 def moved(one: dict, other: dict, start: dict) -> None:
-    """Adapters that went the same way: the difference at most 1e-3 of the move, itself at least 1e-3, A and B apart."""
+    """Adapters that went the same way: the difference at most 1e-3 of the move, itself above 1e-3, A and B apart."""
     for side in ("lora_A", "lora_B"):
         names = [name for name in start if side in name]
         apart = math.sqrt(sum((one[name] - other[name]).double().square().sum().item() for name in names))

@@ -72,7 +72,8 @@ def training(step: Step) -> None:
 def call(step: Step) -> int:
     """Stands for running the command: seed 0 gets 50 %, seed 1 75 %, self-refined students 25 % more."""
     if step.kind == "annotate":
-        lines(step.output, [{"correct": True}, {"correct": True}, {"correct": True}, {"correct": False}])
+        task = step.words[step.words.index("--task") + 1]
+        lines(step.output, [{"task": task, "correct": index < 3} for index in range(4)])
     elif step.kind == "evaluate":
         evaluation(step, 50 + 25 * ("seed-1" in str(step.output)) + 25 * ("-sr" in step.output.name))
     elif step.kind == "judge":

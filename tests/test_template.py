@@ -14,13 +14,13 @@ import train_it
 from selfrefine import preferences
 from selfrefine.errors import UserError
 from selfrefine.model.encoding import decode, encode_prompt, encode_response, end_ids, uses_chat_template
-from selfrefine.model.sampling import Sampled
 from selfrefine.model.student import load_student
 from selfrefine.model.template import marks
 from selfrefine.records import Demonstration, Preference
+from selfrefine.sampling import Sampled
 from selfrefine.teachers import local
-from selfrefine.training.rows import demonstration_sequences, preference_sequences
-from tests.conftest import phase_1, phase_2, write_student
+from selfrefine.training.examples import examples_of, pairs_of
+from tests.conftest import examples, phase_1, phase_2, write_student
 
 CHATML = (
     "<|im_start|>system\n{{ strftime_now('%d %b %Y') }}{% if mood is defined %}, {{ mood }}{% endif %}<|im_end|>\n"
@@ -94,17 +94,17 @@ def test_an_answer_ends_with_the_token_that_the_template_puts_after_it(chat, tem
 def test_that_token_is_trained_on_once(chat):
     """In phase 1 and on both sides of a pair, sampled ids that have it or the tokenizer's own end included."""
     end, eos = chat.convert_tokens_to_ids("<|im_end|>"), chat.eos_token_id
-    _, (whole, cut) = demonstration_sequences(
-        chat, [demonstration(), demonstration(ended=False)], Config, chat_template=True, allowed=0
+    (whole, cut) = examples(
+        examples_of, chat, [demonstration(), demonstration(ended=False)], Config, chat_template=True, allowed=0
     )
-    assert whole.responses[0] == [*encode_response(chat, "2"), end]
-    assert cut.responses[0] == encode_response(chat, "2")
+    assert whole.response == [*encode_response(chat, "2"), end]
+    assert cut.response == encode_response(chat, "2")
     two, three = encode_response(chat, "2"), encode_response(chat, "3")
     pair = Preference("1+1?", "2", "3", id="a", chosen_ids=(*two, end), rejected_ids=(*three, eos))
-    _, (both,) = preference_sequences(chat, [pair], Config, chat_template=True, allowed=0)
-    assert both.responses == [[*two, end], [*three, end]]
-    _, (plain,) = demonstration_sequences(chat, [demonstration()], Config, chat_template=False, allowed=0)
-    assert plain.responses[0] == [*two, eos]
+    (both,) = examples(pairs_of, chat, [pair], Config, chat_template=True, allowed=0)
+    assert [both.chosen, both.rejected] == [[*two, end], [*three, end]]
+    (plain,) = examples(examples_of, chat, [demonstration()], Config, chat_template=False, allowed=0)
+    assert plain.response == [*two, eos]
 
 
 def test_it_stops_sampling_wherever_answers_are_sampled(chat_folder, chat, command, tmp_path, monkeypatch):
@@ -115,7 +115,7 @@ def test_it_stops_sampling_wherever_answers_are_sampled(chat_folder, chat, comma
         asked.append(end_ids)
         return ((index, Sampled([50], True)) for index in range(len(prompts)))
 
-    for module in ("selfrefine.model.sampling", "selfrefine.preferences", "selfrefine.teachers.local"):
+    for module in ("evaluate", "selfrefine.preferences", "selfrefine.teachers.local"):
         monkeypatch.setattr(f"{module}.sample", sample)
     (tmp_path / "q.jsonl").write_text('{"question": "1+1?", "target": "2"}\n')
     flags = ("--student", chat_folder, "--questions", tmp_path / "q.jsonl", "--device", "cpu", "--dtype", "float32")
@@ -197,14 +197,14 @@ def test_texts_that_were_put_into_a_template_already_are_refused(chat, capsys, c
     end = "<|im_end|>" if chat_template else "</s>"
     ended, text = demonstration(f"2{end}\n", id="ended"), demonstration(f"The mark {end} ends a turn. 2", id="text")
     how = {"chat_template": chat_template, "allowed": 0.9}
-    kept, _ = demonstration_sequences(chat, [opened, ended, text], Config, **how)
+    kept = examples(examples_of, chat, [opened, ended, text], Config, **how)
     assert [row.id for row in kept] == ["text"]
     said = capsys.readouterr().out
     assert "opened: put into a chat template already ('<|im_start|>user'): give the bare texts" in said
     assert f"ended: put into a chat template already ('{end}')" in said
     pairs = [Preference(opened.input, "2", "3", id="a"), Preference("1+1?", "2", f"3{end}\n", id="b")]
     pairs.append(Preference("1+1?", "2", "3", id="c"))
-    assert [row.id for row in preference_sequences(chat, pairs, Config, **how)[0]] == ["c"]
+    assert [row.id for row in examples(pairs_of, chat, pairs, Config, **how)] == ["c"]
 
 
 # The run's settings alone
@@ -281,7 +281,7 @@ def test_always_needs_a_template(tokenizer, chat):
     chat.chat_template = "{{ raise_exception('only poems') }}"
     with pytest.raises(UserError, match="only poems"):
         uses_chat_template(chat, "auto")
-    assert demonstration_sequences(chat, [demonstration()], Config, chat_template=False, allowed=0)[0]
+    assert examples(examples_of, chat, [demonstration()], Config, chat_template=False, allowed=0)
 
 
 @pytest.mark.parametrize(("choice", "used"), [("auto", True), ("always", True), ("none", False)])

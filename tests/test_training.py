@@ -11,7 +11,12 @@ from safetensors.torch import load_file
 
 import train_dpo
 import train_it
-from tests.conftest import lines, phase_1, phase_2
+from selfrefine import fast
+from selfrefine.errors import UserError
+from selfrefine.runs import Run
+from selfrefine.training.batches import Pair
+from selfrefine.training.reference import Reference, reference_log_probs
+from tests.conftest import examples, lines, phase_1, phase_2
 
 
 def same_run(one: Path, other: Path) -> None:
@@ -45,7 +50,7 @@ def test_phase_1s_first_loss_is_the_formula(command, student_folder, demonstrati
     from selfrefine.model.encoding import encode_prompt, encode_response
     from selfrefine.model.student import load_student, load_tokenizer
     from selfrefine.records import read_demonstrations
-    from selfrefine.training.losses import plain_log_probs
+    from selfrefine.training.log_probs import masked_log_probs
 
     flags = [*phase_1(student_folder, demonstrations, tmp_path / "run"), "--max-steps", "1", "--batch-size", "32"]
     assert command(train_it, *flags, "--lora-dropout", "0") == 0
@@ -60,7 +65,7 @@ def test_phase_1s_first_loss_is_the_formula(command, student_folder, demonstrati
         ids = torch.tensor([[*prompt, *response]])
         mask = torch.arange(ids.shape[1])[None] >= len(prompt)
         with torch.no_grad():
-            total -= plain_log_probs(student(input_ids=ids).logits, ids, mask).item()
+            total -= masked_log_probs(student(input_ids=ids).logits, ids, mask).item()
         tokens += len(response)
     assert lines(tmp_path / "run")[0]["loss"] == pytest.approx(total / tokens, rel=1e-5)
 
@@ -119,9 +124,8 @@ def test_pitfall_p8_phase_2_continues_the_adapter_and_leaves_its_reference_unmov
     from selfrefine.model.student import fingerprint, load_student, load_tokenizer, read_config
     from selfrefine.records import read_preferences
     from selfrefine.tasks.splits import hold_out
-    from selfrefine.training.batches import collate
-    from selfrefine.training.log_probs import response_log_probs
-    from selfrefine.training.rows import preference_sequences
+    from selfrefine.training.examples import pairs_of
+    from selfrefine.training.log_probs import pair_log_probs
 
     before, output = (instructed / "adapter_model.safetensors").read_bytes(), tmp_path / "run"
     flags = [*phase_2(student_folder, instructed, output), "--preferences", preferences, "--validation-fraction", "0"]
@@ -140,11 +144,11 @@ def test_pitfall_p8_phase_2_continues_the_adapter_and_leaves_its_reference_unmov
     )
     load_adapter(student, instructed, fingerprint(student_folder))
     rows, _ = hold_out(read_preferences(preferences), 0, 0)
-    _, sides = preference_sequences(tokenizer, rows, read_config(student_folder), chat_template=False, allowed=0)
+    sides = examples(pairs_of, tokenizer, rows, read_config(student_folder), chat_template=False, allowed=0)
     reference = load_file(output / "reference.safetensors")
     for index, pair in enumerate(sides):
         with torch.no_grad():
-            alone = response_log_probs(student.eval(), collate([pair], torch.device("cpu")))
+            alone = torch.cat(pair_log_probs(student.eval(), [pair]))
         kept = torch.stack([reference["chosen"][index], reference["rejected"][index]])
         torch.testing.assert_close(alone, kept, rtol=1e-5, atol=1e-4)
 
@@ -154,7 +158,6 @@ def test_pitfall_p8_phase_2_stops_where_the_reference_is_another_student(
 ):
     """If the reference were the bare base (a common fault), step 0 would not be at ln 2: the run stops and says so."""
     from selfrefine.model.lora import lora_layers
-    from selfrefine.training import reference
 
     def of_the_base(student, *arguments, **others):
         for layer in lora_layers(student).values():
@@ -164,8 +167,8 @@ def test_pitfall_p8_phase_2_stops_where_the_reference_is_another_student(
             layer.scaling = 2.0
         return got
 
-    original = reference.reference_log_probs
-    monkeypatch.setattr(reference, "reference_log_probs", of_the_base)
+    original = train_dpo.reference_log_probs
+    monkeypatch.setattr(train_dpo, "reference_log_probs", of_the_base)
     flags = [*phase_2(student_folder, instructed, tmp_path / "run"), "--preferences", preferences]
     assert command(train_dpo, *flags) == 1
     assert "should be ln 2" in capsys.readouterr().err
@@ -239,8 +242,8 @@ def test_both_phases_hold_out_the_same_questions(
         pairs, counts = build_pairs(*arguments, **others)
         return [pair for index, pair in enumerate(pairs) if index % 6 > 1], counts
 
-    monkeypatch.setattr(splits, "hold_out", seen)
-    monkeypatch.setattr(preferences, "build_pairs", losing)
+    monkeypatch.setattr("selfrefine.training.examples.hold_out", seen)
+    monkeypatch.setattr(train_dpo, "build_pairs", losing)
     common = ["--demonstrations", tmp_path / "mine.jsonl", "--validation-fraction", 0.3, "--max-steps", 1, "--seed", 5]
     first = phase_1(student_folder, demonstrations, tmp_path / "it")
     assert command(train_it, *first, *common) == 0
@@ -376,13 +379,9 @@ def test_a_signal_just_after_the_step_asked_for_one_costs_no_step(
     command, student_folder, demonstrations, instructed, preferences, tmp_path, monkeypatch, phase
 ):
     """It is seen a step later: nothing ever leaves without a checkpoint."""
-    from selfrefine.training import interrupts
 
-    class Late(interrupts.Interrupts):
+    class Late(Run):
         come = None
-
-        def __init__(self):
-            pass
 
         @property
         def requested(self):
@@ -391,7 +390,12 @@ def test_a_signal_just_after_the_step_asked_for_one_costs_no_step(
                 self.come = 15
             return before
 
-    monkeypatch.setattr(interrupts, "Interrupts", Late)
+        @requested.setter
+        def requested(self, _):
+            pass
+
+    monkeypatch.setattr(train_it, "Run", Late)
+    monkeypatch.setattr(train_dpo, "Run", Late)
     script, flags = train_it, phase_1(student_folder, demonstrations, tmp_path / "run")
     if phase == 2:
         script, flags = train_dpo, phase_2(student_folder, instructed, tmp_path / "run")
@@ -477,9 +481,7 @@ def test_pitfall_p19_a_loss_or_gradient_that_is_not_finite_stops_before_the_opti
     command, student_folder, demonstrations, tmp_path, monkeypatch, capsys, broken, said
 ):
     """P19: the run names the step's rows and leaves no adapter of NaN behind; a finite loss may have the gradient."""
-    from selfrefine.training import losses
-
-    monkeypatch.setattr(losses, "instruction_loss", broken)
+    monkeypatch.setattr(train_it, "instruction_loss", broken)
     assert command(train_it, *phase_1(student_folder, demonstrations, tmp_path / "run")) == 1
     error = capsys.readouterr().err
     assert said in error and "+" in error
@@ -488,13 +490,10 @@ def test_pitfall_p19_a_loss_or_gradient_that_is_not_finite_stops_before_the_opti
 
 def test_all_that_is_wrong_with_a_folder_is_told_at_once(tmp_path):
     """A run that is there, with other settings, on a disk with too little room: one message, before any weight."""
-    from selfrefine.errors import UserError
-    from selfrefine.runs import claim
-
-    claim(tmp_path, {"epochs": 4}, resume=False, disk=0).release()
-    (tmp_path / "metrics.jsonl").write_text("{}\n")
-    with pytest.raises(UserError) as error:
-        claim(tmp_path, {"epochs": 5}, resume=False, disk=2**60)
+    with Run(tmp_path, {"epochs": 4}, resume=False, disk=0):
+        (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(UserError) as error, Run(tmp_path, {"epochs": 5}, resume=False, disk=2**60):
+        pass
     for said in ("already holds a run", "epochs was 4, is 5", "MiB free"):
         assert said in str(error.value)
 
@@ -534,67 +533,60 @@ def test_pairs_are_not_thinned_out_without_a_word(command, student_folder, instr
     assert "--fraction is of --demonstrations" in capsys.readouterr().err
 
 
-def test_pitfall_p9_a_stale_reference_is_not_used(student_folder, student, tmp_path):
+def kept_reference(student, pairs, groups, path, *, after_each=lambda: None, scored=None) -> Reference:
+    """`reference_log_probs` by the fast path; the sizes of the micro-batches go to `scored`."""
+
+    def counted(student, pairs):
+        if scored is not None:
+            scored.append(len(pairs))
+        return fast.pair_log_probs(student, pairs)
+
+    return reference_log_probs(student, pairs, groups, path, pair_log_probs=counted, after_each=after_each)
+
+
+def same_reference(one: Reference, other: Reference) -> None:
+    for side in ("chosen", "rejected"):
+        torch.testing.assert_close(getattr(one, side), getattr(other, side), rtol=0, atol=0, equal_nan=True)
+
+
+def test_pitfall_p9_a_stale_reference_is_not_used(student, tmp_path):
     """P9: kept log-probabilities are taken for the same token ids only, and are those that were computed; a broken
     file is computed again; pairs that no step needs are NaN, never 0."""
-    from selfrefine.model.encoding import Sequence
-    from selfrefine.training.reference import reference_log_probs
-
-    pairs = [Sequence([1, 5 + i], [[7, 8, 2], [9, 2]]) for i in range(4)]
-    path = tmp_path / "reference.safetensors"
+    pairs = [Pair([1, 5 + i], [7, 8, 2], [9, 2]) for i in range(4)]
+    path, groups = tmp_path / "reference.safetensors", [[[2, 0]], [[3]]]
     state = torch.get_rng_state()
-    first = reference_log_probs(student, pairs, [[2, 0], [3]], 64, path, after_each=lambda: None)
+    first = kept_reference(student, pairs, groups, path)
     assert torch.equal(torch.get_rng_state(), state)
     assert first.chosen.isnan().tolist() == [False, True, False, False]
-    kept = reference_log_probs(student, pairs, [[2, 0], [3]], 64, path, after_each=lambda: None)
-    assert kept.seconds == first.seconds
-    for side in ("chosen", "rejected"):
-        torch.testing.assert_close(getattr(kept, side), getattr(first, side), rtol=0, atol=0, equal_nan=True)
-    changed = [*pairs[:3], Sequence([1, 8], [[7, 8, 2], [10, 2]])]
-    other = reference_log_probs(student, changed, [[2, 0], [3]], 64, path, after_each=lambda: None)
+    kept = kept_reference(student, pairs, groups, path, scored=(scored := []))
+    assert kept.seconds == first.seconds and not scored
+    same_reference(kept, first)
+    changed = [*pairs[:3], Pair([1, 8], [7, 8, 2], [10, 2])]
+    other = kept_reference(student, changed, groups, path)
     assert other.rejected[3] != first.rejected[3] and other.rejected[2] == first.rejected[2]
     path.write_bytes(path.read_bytes()[:40])
-    assert (
-        reference_log_probs(student, changed, [[2, 0], [3]], 64, path, after_each=lambda: None).rejected[3]
-        == other.rejected[3]
-    )
+    same_reference(kept_reference(student, changed, groups, path), other)
 
 
-def test_the_reference_goes_on_where_it_was_stopped_but_not_in_other_micro_batches(
-    student_folder, student, tmp_path, monkeypatch
-):
+def test_the_reference_goes_on_where_it_was_stopped_but_not_in_other_micro_batches(student, tmp_path):
     """Stopped in the second of three groups: the first is taken from the file, the others are computed, and all is
-    what a straight pass gives. At another --micro-batch-tokens, where the last bits may differ, all is done again."""
-    from selfrefine.model.encoding import Sequence
-    from selfrefine.training import reference
-
-    pairs = [Sequence([1, 5 + i], [[7, 8, 2], [9, 2]]) for i in range(6)]
-    groups, path = [[2, 0], [3, 5], [4]], tmp_path / "reference.safetensors"
-    straight = reference.reference_log_probs(
-        student, pairs, groups, 64, tmp_path / "straight.safetensors", after_each=lambda: None
-    )
-    scored: list[int] = []
-
-    def counted(student, batch):
-        scored.append(len(batch.lengths) // 2)
-        return original(student, batch)
+    what a straight pass gives. In other micro-batches, where the last bits may differ, all is done again."""
+    pairs = [Pair([1, 5 + i], [7, 8, 2], [9, 2]) for i in range(6)]
+    groups, path, scored = [[[2], [0]], [[3, 5]], [[4]]], tmp_path / "reference.safetensors", []
+    straight = kept_reference(student, pairs, groups, tmp_path / "straight.safetensors")
 
     def stop_in_the_second():
         if sum(scored) == 4:
             raise SystemExit
 
-    original = reference.response_log_probs
-    monkeypatch.setattr(reference, "response_log_probs", counted)
     with pytest.raises(SystemExit):
-        reference.reference_log_probs(student, pairs, groups, 64, path, after_each=stop_in_the_second)
+        kept_reference(student, pairs, groups, path, after_each=stop_in_the_second, scored=scored)
     scored.clear()
-    resumed = reference.reference_log_probs(student, pairs, groups, 64, path, after_each=lambda: None)
-    assert sum(scored) == 3
-    for side in ("chosen", "rejected"):
-        torch.testing.assert_close(getattr(resumed, side), getattr(straight, side), rtol=0, atol=0, equal_nan=True)
+    same_reference(kept_reference(student, pairs, groups, path, scored=scored), straight)
+    assert scored == [2, 1]
     scored.clear()
-    reference.reference_log_probs(student, pairs, groups, 32, path, after_each=lambda: None)
-    assert sum(scored) == 5
+    kept_reference(student, pairs, [[[2, 0]], *groups[1:]], path, scored=scored)
+    assert scored == [2, 2, 1]
 
 
 def test_a_signal_while_the_reference_is_computed_ends_the_run_there(
@@ -604,15 +596,13 @@ def test_a_signal_while_the_reference_is_computed_ends_the_run_there(
     import os
     import signal
 
-    from selfrefine.training import reference
-
-    def scored(student, batch):
+    def scored(student, pairs):
         os.kill(os.getpid(), signal.SIGTERM)
-        return original(student, batch)
+        return original(student, pairs)
 
-    original = reference.response_log_probs
+    original = fast.pair_log_probs
     flags = [*phase_2(student_folder, instructed, tmp_path / "run"), "--preferences", preferences, "--max-steps", "2"]
-    monkeypatch.setattr(reference, "response_log_probs", scored)
+    monkeypatch.setattr(fast, "pair_log_probs", scored)
     assert command(train_dpo, *flags) == 143
     assert not (tmp_path / "run/metrics.jsonl").exists()
 

@@ -17,7 +17,7 @@ from selfrefine.experiments import recipes, report
 from selfrefine.experiments.plans import NAMES, commands, plan
 from selfrefine.experiments.run import execute, prepare, state
 from selfrefine.experiments.sections import tables
-from selfrefine.experiments.settings import Settings, settings
+from selfrefine.experiments.settings import Settings, own_questions, settings
 from selfrefine.experiments.steps import PROGRAMS, Step
 
 
@@ -26,6 +26,7 @@ def main() -> None:
     args = vars(_parser().parse_args())  # only what was given: all else is the recipe's, or the experiment's own
     name, plan_only, report_only = (args.pop(flag) for flag in ("name", "plan", "report"))
     chosen = settings(recipes.read(args.pop("recipe")), **args)
+    require_own(name, chosen)
     rows = plan(name, chosen)
     steps = commands(rows)
     if plan_only:
@@ -45,6 +46,25 @@ def main() -> None:
     print(*(report.grid(table.heads, table.lines) for table in tables(content)), sep="\n\n")
 
 
+def require_own(name: str, s: Settings) -> None:
+    """UserError where `own` lacks something, or its files are given to another experiment."""
+    if (name == "own") != bool(s.train and s.test) or (name != "own" and (s.train or s.test)):
+        raise UserError(
+            "own, and no other experiment, takes --train FILE and --test FILE: JSONL with question, target and, for a "
+            "choice, options."
+        )
+    if name == "own" and not (s.student and (s.teacher or s.demonstrations)):
+        raise UserError(
+            "own needs --student MODEL, and --teacher MODEL (with --server URL where it is served) or --demonstrations "
+            "DIR with its answers in own.jsonl."
+        )
+    if name == "own":
+        trained = {(one.question, one.options) for one in own_questions(s.train)}
+        both = sum((one.question, one.options) in trained for one in own_questions(s.test))
+        if both:
+            print(f"warning: {both} questions of {s.test} are in {s.train} too: the test is easier by them")
+
+
 def _parser() -> command.Parser:
     """The flags; what is not given is not there. The experiments are listed under them."""
     listed = "\n".join(f"  {name:<11} {title}" for name, title in NAMES.items())
@@ -55,12 +75,18 @@ def _parser() -> command.Parser:
     parser.add_argument("name", metavar="NAME", choices=NAMES, help="table1, figure2, ...: listed below")
     parser.add_argument("--plan", action="store_true", default=False, help="print the commands and run nothing")
     parser.add_argument("--report", action="store_true", default=False, help="report on what has run and run nothing")
-    parser.add_argument(
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
         "--scale",
         dest="recipe",
         choices=("paper", "pocket"),
         default="paper",
         help="the paper's models and tasks on GPUs, or the embedded ones on a CPU",
+    )
+    how.add_argument(
+        "--recipe",
+        metavar="FILE",
+        help=f"flags of every command, as JSON (see experiments/recipes); by name: {', '.join(recipes.SHIPPED)}",
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of all experiments (default: runs/SCALE)")
     parser.add_argument("--student", metavar="MODEL", help="one student instead: llama-2-7b, ..., a Hub id or a folder")
@@ -72,6 +98,14 @@ def _parser() -> command.Parser:
     parser.add_argument("--limit", type=command.positive, metavar="N", help="N questions of each task and split")
     parser.add_argument("--control", action="store_true", help="add the equal-compute row (pocket has it anyway)")
     command.add_data_flag(parser)
+    parser.add_argument("--train", type=Path, metavar="FILE", help="own: the questions to train on, with their answers")
+    parser.add_argument("--test", type=Path, metavar="FILE", help="own: the questions to evaluate on")
+    parser.add_argument(
+        "--demonstrations",
+        type=Path,
+        metavar="DIR",
+        help="answers to training questions that are there already, DIR/TASK.jsonl, in place of asking a teacher",
+    )
     parser.add_argument("--server", metavar="URL", help="teachers answer there (GPT-3.5 at OpenAI's anyway)")
     parser.add_argument("--judge", metavar="NAME", help="of Tables 13 and 14 (default: gpt-4, App. H)")
     parser.add_argument("--judge-server", metavar="URL", help="where the judge answers (default: OpenAI's)")

@@ -35,10 +35,11 @@ def questions(task: str, split: str, limit: int | None) -> int:
     return min(size, limit or size)
 
 
-def kept(task: str, teacher: str, limit: int | None, fraction: float | None = None) -> int:
-    """The demonstrations that a student learns from: those that are right (Table 5), and a share of 3000 of them."""
+def kept(asked: int, task: str, teacher: str, fraction: float | None = None) -> int:
+    """Of the questions asked, the demonstrations that a student learns from: those that are right (Table 5), and of
+    these a share of 3000."""
     published = paper.TABLE_5.get(("train", teacher, "cot"), {}).get(task)
-    right = round((published.mean / 100 if published else KEPT) * questions(task, "train", limit))
+    right = round((published.mean / 100 if published else KEPT) * asked)
     return max(1, round(fraction * min(right, LOW_RESOURCE_BASE)) if fraction else right)
 
 
@@ -69,7 +70,8 @@ def control_epochs(rows: int, epochs: int, phase_2: dict) -> int:
 
     From the assumed lengths: a pair has the tokens of 5/3 rows of phase 1 (x̂ twice, y_w and y_l).
     """
-    steps, batch = phase_2.get("--max-steps", STEPS), phase_2.get("--batch-size", BATCH_SIZE)
+    batch = phase_2.get("--batch-size", BATCH_SIZE)
+    steps = phase_2["--epochs"] * rows / batch if "--epochs" in phase_2 else phase_2.get("--max-steps", STEPS)
     pair = (2 * PROMPT + COT_ANSWER + DIRECT_ANSWER) / (PROMPT + COT_ANSWER)
     return epochs + math.ceil(pair * (steps * min(batch, rows) / rows + 2 * FORWARD_ONLY))
 

@@ -26,6 +26,7 @@ NAMES = {
     "table13": "Table 13: the quality of the teachers' answers as a judge rates it",
     "table14": "Table 14: the quality of the students' answers as a judge rates it",
     "dpo_answer": "DPO_answer (App. B, Eq. 5) beside DPO_CoT",
+    "own": "Your own task: --train FILE and --test FILE, their questions with their answers",
     "quickstart": "The quickstart: trained on one task, evaluated on it and on the others",
 }
 PRINTED = {"table1": paper.TABLE_1, "table10": paper.TABLE_10, "table11": paper.TABLE_11}
@@ -61,11 +62,9 @@ Evaluate = Callable[[list[Step]], dict[str, Cell]]  # the cells of a row, from e
 
 def plan(name: str, s: Settings) -> list[Row]:
     """The rows of an experiment."""
-    whole = {"table5": teachers_accuracy, "table13": teachers_quality, "table14": students_quality}
-    if name in whole:
-        return whole[name](s)
-    rows = {"figure4": low_resource, "dpo_answer": dpo_answer, "quickstart": one_task} | dict.fromkeys(PRINTED, table_1)
-    return [row for pair in s.pairs(name) for row in rows.get(name, bars)(name, s, pair)]
+    if name in WHOLE:
+        return WHOLE[name](s)
+    return [row for pair in s.pairs(name) for row in OF_A_PAIR.get(name, table_1)(name, s, pair)]
 
 
 def commands(rows: Iterable[Row]) -> list[Step]:
@@ -92,11 +91,14 @@ def table_1(name: str, s: Settings, pair: Pair) -> list[Row]:
 
 
 def one_task(name: str, s: Settings, pair: Pair) -> list[Row]:
-    """Trained on the first task alone, evaluated on all."""
+    """Trained on own questions (the teacher beside, if one is asked) or on the first task alone, evaluated on all."""
     tasks = s.columns(name)
-    rows = in_domain(s, pair, tasks[0], lambda runs: evaluated(s, pair, runs, tasks))
-    title = f"{pair.title}, trained on {paper.TITLES.get(tasks[0], tasks[0])}"
-    return [replace(row, panel=title, trained_on="") for row in (*baselines(s, pair, tasks), *rows)]
+    task, s = "own" if s.train else tasks[0], replace(s, control=True)
+    rows = baselines(s, pair, tasks) + in_domain(s, pair, task, lambda runs: evaluated(s, pair, runs, tasks))
+    if s.train and s.teacher:
+        rows.append(Row(pair.title, "", TEACHER, {task: teacher_accuracy(s, pair.teacher, task) for task in tasks}))
+    title = f"{pair.title}, trained on {paper.TITLES.get(task, task)}"
+    return [replace(row, panel=title, trained_on="") for row in rows]
 
 
 def beside(row: Row, printed: dict[tuple[str, str], dict[str, Published | None]]) -> dict[str, Cell]:
@@ -287,3 +289,8 @@ def from_columns(columns: dict[str, dict[tuple[str, str], Cell]]) -> list[Row]:
     """Rows, from a table's columns."""
     rows = dict.fromkeys(row for column in columns.values() for row in column)
     return [Row("", *row, {name: column[row] for name, column in columns.items() if row in column}) for row in rows]
+
+
+WHOLE = {"table5": teachers_accuracy, "table13": teachers_quality, "table14": students_quality}
+OF_A_PAIR = {"figure2": bars, "figure3": bars, "figure4": low_resource, "figure5": bars, "dpo_answer": dpo_answer}
+OF_A_PAIR |= {"own": one_task, "quickstart": one_task}

@@ -36,7 +36,7 @@ def number(cell: Cell) -> dict | None:
 def read(step: Step, cell: Cell, index: int) -> tuple[float, float | None] | None:
     """The number of one seed, and the same under the substring rule where there is one."""
     if step.kind == "annotate":
-        return percent(row["correct"] for _, row in read_lines(step.output)), None
+        return percent(row["correct"] for _, row in read_lines(step.output) if row["task"] == cell.task), None
     results = json.loads(step.output.read_text(encoding="utf-8"))["results"]
     if step.kind == "evaluate":
         found = results.get(cell.task, {}).get(cell.prompt)

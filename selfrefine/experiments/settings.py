@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from selfrefine import paper
@@ -9,6 +10,8 @@ from selfrefine.errors import UserError
 from selfrefine.experiments.recipes import Recipe
 from selfrefine.paper import TEACHERS
 from selfrefine.tasks import pocket
+from selfrefine.tasks.own import read_questions
+from selfrefine.tasks.questions import Question
 
 OPENAI = "https://api.openai.com/v1"
 SCRIPTED = "pocket"  # the teacher and the judge that need neither weights nor a server
@@ -68,6 +71,9 @@ class Settings:
     seeds: tuple[int, ...] = (0,)  # each a whole run of the method
     limit: int | None = None  # questions of each task, to train on and to test
     data: Path | None = None
+    train: Path | None = None  # own questions, to train on
+    test: Path | None = None  # and to evaluate on
+    demonstrations: Path | None = None  # a folder of teachers' answers, TASK.jsonl, in place of annotation
     server: str | None = None
     judge: str = "gpt-4"  # App. H
     judge_server: str | None = None
@@ -75,6 +81,8 @@ class Settings:
 
     def columns(self, name: str) -> tuple[str, ...]:
         """The tasks of the experiment's tables."""
+        if self.test:
+            return tuple(dict.fromkeys(question.task for question in own_questions(self.test)))
         return self.tasks or (FIGURE_5_TASKS if name == "figure5" else paper.TASKS)
 
     def trained(self, name: str) -> tuple[str, ...]:
@@ -85,13 +93,30 @@ class Settings:
         """The experiment's teachers and students, with the user's in their place."""
         mine = [pair for pair in PAIRS[name] if self.student in (None, pair.student.key, pair.student.name)]
         student = self.student and model(self.student)
-        teacher = self.teacher and model(self.teacher)
+        teacher = self.teacher or (self.demonstrations and self.demonstrations.name)
+        teacher = teacher and model(teacher)
         pairs = mine or PAIRS[name][:1]
         return list(dict.fromkeys(Pair(teacher or p.teacher, student or p.student, p.family) for p in pairs))
 
     def teachers(self) -> list[Model]:
         """Those of Tables 5 and 13."""
         return [model(self.teacher)] if self.teacher else [MODELS[key] for key in TEACHERS]
+
+    def given(self, task: str, prompt: str) -> Path | None:
+        """The file of --demonstrations that has answers to a task's training questions; None: a teacher is asked."""
+        if not self.demonstrations:
+            return None
+        found = [self.demonstrations / f"{task}-train-{prompt}.jsonl"]
+        if prompt == "cot":
+            named = sorted(self.demonstrations.glob(f"{task}-*.jsonl")) if task not in pocket.TASKS else []
+            found += [self.demonstrations / f"{task}.jsonl", *named[: len(named) == 1]]
+        found = [file for file in found if file.is_file()]
+        if not found and not self.teacher:
+            raise UserError(
+                f"--demonstrations {self.demonstrations} has no file for {task}, {prompt} prompt (such as "
+                f"{task}{'' if prompt == 'cot' else f'-train-{prompt}'}.jsonl): add it, or a --teacher to ask."
+            )
+        return found[0] if found else None
 
     def server_of(self, teacher: Model) -> str | None:
         """Where a teacher is asked: GPT-3.5 at OpenAI's unless it is the teacher that the user named with --server."""
@@ -112,9 +137,17 @@ def settings(recipe: Recipe, **given) -> Settings:
     for task in flags["tasks"]:
         if task not in known:
             raise UserError(f'--tasks: there is no task "{task}": the tasks are {", ".join(known)}.')
+    if flags.get("demonstrations") and not flags["demonstrations"].is_dir():
+        raise UserError(f"--demonstrations {flags['demonstrations']}: there is no such folder.")
     if flags["tasks"] and set(flags["tasks"]) <= set(UNTRAINED):
         raise UserError(f"--tasks {' '.join(flags['tasks'])}: that is a test only, add a task to train on.")
     return Settings(recipe, **flags)
+
+
+@lru_cache
+def own_questions(path: Path) -> list[Question]:
+    """The own questions of a file."""
+    return read_questions(path)
 
 
 def model(name: str) -> Model:
@@ -143,4 +176,5 @@ PAIRS = {
     "table14": [*_IN_FAMILY, *_OUT_FAMILY],
     "dpo_answer": [_LLAMA_7B],
     "quickstart": [_LLAMA_7B],
+    "own": [_LLAMA_7B],
 }

@@ -5,10 +5,12 @@ import os
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from selfrefine.experiments import costs
-from selfrefine.experiments.settings import OPENAI, SCRIPTED, Model, Pair, Settings
+from selfrefine.experiments.settings import OPENAI, SCRIPTED, Model, Pair, Settings, own_questions
+from selfrefine.files import digest
 from selfrefine.tasks import pocket
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,8 +51,9 @@ class Step:
 
     @property
     def recipe(self) -> str:
-        """What the output is a function of: this command and those that made its inputs."""
-        whole = "\n".join([shlex.join(self.words), *(step.recipe for step in self.inputs)])
+        """What the output is a function of: this command, the user's files that it reads, what made its inputs."""
+        read = [digest([Path(word)]) for flag, word in pairwise(self.words) if flag in ("--from", "--questions")]
+        whole = "\n".join([shlex.join(self.words), *read, *(step.recipe for step in self.inputs)])
         return hashlib.sha256(whole.encode()).hexdigest()
 
     @property
@@ -76,10 +79,16 @@ def in_order(wanted: Iterable[Step]) -> list[Step]:
 
 def annotate(s: Settings, teacher: Model, task: str, split: str, prompt: str, seed: int) -> Step:
     """A teacher's answers to a task's questions: demonstrations (split train), or its own accuracy (Table 5)."""
+    task = "own" if s.train else task
     output = s.output / "demonstrations" / teacher.key / f"seed-{seed}" / f"{task}-{split}-{prompt}.jsonl"
-    flags: dict = {"--task": task, "--split": split, "--prompt": prompt, "--teacher": teacher.name}
-    asked, server = costs.questions(task, split, s.limit), s.server_of(teacher)
-    if teacher.name == SCRIPTED:
+    own, given = s.train if split == "train" else s.test, s.given(task, prompt) if split == "train" else None
+    flags: dict = {"--questions": own} if own else {"--task": task, "--split": split}
+    flags |= {"--prompt": prompt, "--teacher": teacher.name}
+    asked, server = _asked(s, task, split), s.server_of(teacher)
+    if given:
+        flags |= {"--from": given}
+        needs, hours = "nothing: the answers are given", 0.0
+    elif teacher.name == SCRIPTED:
         needs, hours = "nothing: the teacher is scripted", 0.0
     elif server:
         flags |= {"--server": server}
@@ -104,7 +113,7 @@ def instruct(
     output = _runs(s, pair, seed) / name
     flags = {"--student": pair.student.name, "--demonstrations": demonstrations.output, "--output": output}
     flags |= s.recipe.train_it | ({"--fraction": fraction} if fraction else {}) | {"--seed": seed}
-    rows = costs.kept(task, pair.teacher.key, s.limit, fraction)
+    rows = costs.kept(_asked(s, task, "train"), task, pair.teacher.key, fraction)
     epochs = s.recipe.train_it.get("--epochs", costs.EPOCHS)
     if both:
         epochs = costs.control_epochs(rows, epochs, s.recipe.train_dpo)
@@ -135,7 +144,8 @@ def refine(
     flags |= ({"--fraction": fraction} if fraction else {}) | {"--seed": seed}
     title = f"phase 2, {pair.title}, {name}, seed {seed}"
     inputs = (*demonstrations, instructed) if instructed else demonstrations
-    hours = costs.refining(pair.student.billions, costs.kept(task, pair.teacher.key, s.limit, fraction))
+    rows = costs.kept(_asked(s, task, "train"), task, pair.teacher.key, fraction)
+    hours = costs.refining(pair.student.billions, rows)
     return _step(s, "train_dpo", title, flags, inputs, hours, costs.memory(pair.student.billions, "train"))
 
 
@@ -147,13 +157,15 @@ def evaluate(
     The seed says which of Figure 5's questions were trained on; the pocket tasks' test is that of seed 0 for every run.
     """
     folder = adapter.output.parent if adapter else s.output / student.key / f"seed-{seed}"
-    name = f"{adapter.output.name if adapter else 'baseline'}-on-{'+'.join(tasks)}-{'+'.join(prompts)}"
+    on = "own" if s.test else "+".join(tasks)
+    name = f"{adapter.output.name if adapter else 'baseline'}-on-{on}-{'+'.join(prompts)}"
     flags = {"--student": student.name} | ({"--adapter": adapter.output} if adapter else {})
-    flags |= {"--tasks": list(tasks), "--prompts": list(prompts)} | s.recipe.evaluate | _shared(s, *tasks)
+    flags |= {"--questions": s.test} if s.test else {"--tasks": list(tasks)}
+    flags |= {"--prompts": list(prompts)} | s.recipe.evaluate | _shared(s, *tasks)
     flags |= {"--seed": 0 if set(tasks) & set(pocket.TASKS) else seed, "--seeds": seed}
     flags |= {"--output": folder / "evaluations" / f"{name}.json"}
     title = f"evaluation, {student.title}, {name}, seed {seed}"
-    asked = sum(costs.questions(task, "test", s.limit) for task in tasks)
+    asked = sum(_asked(s, task, "test") for task in tasks)
     hours, needs = costs.evaluating(student.billions, asked, prompts), costs.memory(student.billions, "sample")
     return _step(s, "evaluate", title, flags, (adapter,) if adapter else (), hours, needs)
 
@@ -202,9 +214,18 @@ def _runs(s: Settings, pair: Pair, seed: int) -> Path:
     return s.output / pair.student.key / pair.teacher.key / f"seed-{seed}"
 
 
+def _asked(s: Settings, task: str, split: str) -> int:
+    """How many questions of a task there are; of own ones, all that are asked at once."""
+    own = s.train if split == "train" else s.test
+    if own:
+        size = sum(task in ("own", question.task) for question in own_questions(own))
+        return min(size, s.limit or size)
+    return costs.questions(task, split, s.limit)
+
+
 def _shared(s: Settings, *tasks: str) -> dict:
     """Where questions come from and how many."""
-    flags = {"--data": s.data} if s.data and not all(task in pocket.TASKS for task in tasks) else {}
+    flags = {"--data": s.data} if s.data and not (s.test or set(tasks) <= set(pocket.TASKS)) else {}
     return flags | ({"--limit": s.limit} if s.limit else {})
 
 

@@ -13,7 +13,7 @@ Here a row is [x̂, y_w, y_l]; each response goes on where the prompt ends, and 
 Held equal by tests/test_fast.py::test_prefix.
 """
 
-from collections.abc import Sequence as Listed
+from collections.abc import Sequence
 from itertools import groupby
 
 import torch
@@ -21,15 +21,17 @@ from torch import Tensor
 
 from selfrefine.fast.head import TokenLogProbs
 from selfrefine.model.student import Student, additive
-from selfrefine.training.batches import Pair, Sequence
+from selfrefine.training.batches import Example, Pair
 
 
-def response_log_probs(student: Student, sequences: Listed[Sequence]) -> Tensor:
-    """(R,) float32: log π_θ(y | x) of each sequence's response. Neighbours that hold one prompt (the same list, not two
-    of the same ids: a row is never wider than its pair) are branches of one row."""
-    same = [list(group) for _, group in groupby(sequences, key=lambda s: id(s.prompt))]
-    rows = [(group[0].prompt, [s.response for s in group]) for group in same]
-    width = max(len(prompt) + sum(map(len, responses)) for prompt, responses in rows)
+def response_log_probs(student: Student, examples: Sequence[Example]) -> Tensor:
+    """(R,) float32: log π_θ(y | x) of each example's response. Neighbours that hold one prompt are branches of one row.
+
+    One prompt is one list, not two of the same ids: so a row is what `width` says of its pair.
+    """
+    same = [list(group) for _, group in groupby(examples, key=lambda example: id(example.prompt))]
+    rows = [(group[0].prompt, [example.response for example in group]) for group in same]
+    longest = max(len(prompt) + sum(map(len, responses)) for prompt, responses in rows)
     ids, positions, branches = [], [], []  # (B, T): 0 in branches is the prompt, n its nth response, −1 padding
     places, columns, targets, lengths = [], [], [], []  # of each response token: its row, the column that predicts it
     for row, (prompt, responses) in enumerate(rows):
@@ -38,42 +40,46 @@ def response_log_probs(student: Student, sequences: Listed[Sequence]) -> Tensor:
         positions.append([*range(begin)])
         branches.append([0] * begin)
         for branch, response in enumerate(responses, start=1):
-            columns += [begin - 1, *range(len(ids[-1]), len(ids[-1]) + len(response) - 1)][: len(response)]
+            # a branch's first token is predicted by the prompt's last, each other one by that before it
+            columns += [begin - 1, *range(len(ids[-1]), len(ids[-1]) + len(response) - 1)]
             ids[-1] += response
             positions[-1] += range(begin, begin + len(response))
             branches[-1] += [branch] * len(response)
             targets += response
             places += [row] * len(response)
             lengths.append(len(response))
-        padding = width - len(ids[-1])
+        padding = longest - len(ids[-1])
         ids[-1] += [0] * padding
-        # no jump after one response, which transformers would take for packed rows; a pair may be beyond the context
-        positions[-1] += range(len(positions[-1]), width) if len(responses) == 1 else [0] * padding
+        # after one response positions go on: transformers takes a fall in them, where no mask is given, for packed rows;
+        # after branches they are 0: a row may be longer than the context that rotations are made for
+        positions[-1] += range(len(positions[-1]), longest) if len(responses) == 1 else [0] * padding
         branches[-1] += [-1] * padding
 
     mask = None  # right padding needs none: under causal attention no real token sees what comes after it
-    if len(rows) < len(sequences):
+    if len(rows) < len(examples):
         branch = torch.tensor(branches)
         visible = ((branch[:, :, None] == branch[:, None, :]) | (branch == 0)[:, None, :]).tril()  # (B, T, T) bool
         mask = additive(visible[:, None].to(student.device), student.dtype)
-    where = [torch.tensor(values).to(student.device, non_blocking=True) for values in (ids, positions)]
+
+    def on_device(values: list) -> Tensor:
+        return torch.tensor(values).to(student.device, non_blocking=True)
+
     hidden = student.base_model(
-        input_ids=where[0], position_ids=where[1], attention_mask=mask, use_cache=False
+        input_ids=on_device(ids), position_ids=on_device(positions), attention_mask=mask, use_cache=False
     ).last_hidden_state  # (B, T, H), compute dtype
-    places, columns, targets, lengths = (
-        torch.tensor(values).to(student.device, non_blocking=True) for values in (places, columns, targets, lengths)
-    )  # (N,) int64 each, lengths (R,)
-    states = hidden[places, columns]  # (N, H): s_t, the state before each response token
-    per_token = TokenLogProbs.apply(states, student.get_output_embeddings().weight, targets)  # (N,) float32
-    return torch.segment_reduce(per_token, "sum", lengths=lengths, unsafe=True)  # (R,): sums, not means
+    states = hidden[on_device(places), on_device(columns)]  # (N, H): s_t, the state before each response token
+    per_token = TokenLogProbs.apply(states, student.get_output_embeddings().weight, on_device(targets))  # (N,) float32
+    return torch.segment_reduce(
+        per_token, "sum", lengths=on_device(lengths), unsafe=True
+    )  # (R,); unsafe: no check, no sync
 
 
-def pair_log_probs(student: Student, pairs: Listed[Pair]) -> tuple[Tensor, Tensor]:
+def pair_log_probs(student: Student, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
     """log π_θ(y_w | x̂) and log π_θ(y_l | x̂), (P,) float32 each, the two sides of a pair beside each other."""
-    sides = [Sequence(pair.prompt, response) for pair in pairs for response in pair.responses]
+    sides = [Example(pair.prompt, response) for pair in pairs for response in pair.responses]
     return response_log_probs(student, sides).view(-1, 2).unbind(1)
 
 
-def width(example: Sequence | Pair) -> int:
-    """Tokens that a sequence or a pair takes in a batch: its prompt once, and every response."""
+def width(example: Example | Pair) -> int:
+    """Tokens that an example or a pair takes in a batch: its prompt once, and every response."""
     return len(example.prompt) + sum(map(len, example.responses))

@@ -17,6 +17,7 @@ from pathlib import Path
 from selfrefine.errors import UserError
 
 FOLDER = Path(__file__).parent
+COMMANDS = ("annotate", "train_it", "train_dpo", "evaluate", "judge")
 SHIPPED = tuple(sorted(file.stem for file in FOLDER.glob("*.json")))
 
 
@@ -46,11 +47,14 @@ def read(name: str) -> Recipe:
     except ValueError as error:
         raise UserError(f"--recipe {name} is not JSON ({error}): mend it.") from None
     known = {entry.name for entry in fields(Recipe)} - {"name"}
-    if not isinstance(found, dict) or (strange := sorted(found.keys() - known)):
-        raise UserError(f"--recipe {name} has {strange[0] if isinstance(found, dict) else 'no object'!r}: {known}")
-    for part, flags in found.items():
-        if not isinstance(flags, str if part == "about" else dict):
+    if not isinstance(found, dict) or not found.keys() <= known:
+        raise UserError(f"--recipe {name} must be an object with no other names than {', '.join(sorted(known))}.")
+    for part, value in found.items():
+        if not isinstance(value, str if part == "about" else dict):
             raise UserError(f'--recipe {name}: "{part}" must be {"a text" if part == "about" else "an object"}.')
-        if part not in ("about", "environment", "seconds") and (bad := [f for f in flags if not f.startswith("--")]):
+        flags = value if part in (*COMMANDS, "experiments") else {}
+        if bad := [flag for flag in flags if not flag.startswith("--")]:
             raise UserError(f'--recipe {name}: "{part}" has {bad[0]!r}, which is no flag: flags begin with --.')
+    if found.get("seconds") and set(found["seconds"]) != set(COMMANDS):
+        raise UserError(f'--recipe {name}: "seconds" must have those of each of {", ".join(COMMANDS)}.')
     return Recipe(path.stem, **found)
