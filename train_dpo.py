@@ -135,18 +135,12 @@ def compare(
 
 
 def optimize(
-    setup: Setup,
-    run: Run,
-    formula: ModuleType,
-    student: Student,
-    adapter: AdapterSettings,
-    train: list[Pair],
-    validation: list[Pair],
+    setup: Setup, run: Run, formula: ModuleType, student: Student, adapter: AdapterSettings, train: list, held: list
 ) -> None:
     """DPO on the pairs of `train` from π_inst, which the student is now; the adapter of the lowest loss on
-    `validation` is kept, without any the last."""
+    `held` is kept, without any the last."""
     args, rates = setup.args, planned_rates(setup.args, len(train))
-    pairs = [*train, *validation]  # an index below len(train) is a pair to train on
+    pairs = [*train, *held]  # an index below len(train) is a pair to train on
     widths, steps = [formula.width(pair) for pair in pairs], len(rates)
     validate_every = args.validate_every or max(1, steps // 10)
 
@@ -173,7 +167,7 @@ def optimize(
     progress = restore(args.output, parameters, optimizer) if args.resume else Progress()
     metrics, latest = Metrics(args.output, progress.step), None
     if progress.step == 0:
-        metrics.write(step=0, reference_seconds=reference.seconds, pairs=len(train), validation_pairs=len(validation))
+        metrics.write(step=0, reference_seconds=reference.seconds, pairs=len(train), validation_pairs=len(held))
 
     # The loop: one optimizer step a turn, its gradient summed over micro-batches of whole pairs
     for step in tqdm(range(progress.step, steps), initial=progress.step, total=steps, desc="self-refine"):
@@ -199,7 +193,7 @@ def optimize(
         # the prompt with each side, as the formula reads
         tokens = sum(2 * len(pairs[i].prompt) + len(pairs[i].chosen) + len(pairs[i].rejected) for i in indices)
         metrics.write(step=progress.step, **latest, grad_norm=grad_norm, learning_rate=rates[step], tokens=tokens)
-        if validation and (progress.step % validate_every == 0 or progress.step == steps):
+        if held and (progress.step % validate_every == 0 or progress.step == steps):
             student.eval()
             with torch.no_grad():
                 latest = means([compare(formula, student, pairs, reference, micro, args.beta)[1] for micro in held_out])
@@ -210,7 +204,7 @@ def optimize(
         run.checkpoint(lambda: save_checkpoint(args.output, parameters, optimizer, progress), due=due)
 
     save_adapter(student, args.output / "last", adapter)
-    if not validation:
+    if not held:
         save_adapter(student, args.output, adapter)
     save_checkpoint(args.output, parameters, optimizer, progress)
     print(metrics.summary(progress))

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Phase 1, instruction-tuning (§2.1, App. A): tune the student on a teacher's demonstrations (i, q, â) by QLoRA, q with the trigger (Table 6),
+"""Phase 1, instruction-tuning (§2.1, App. A): tune the student on a teacher's demonstrations (i, q, â), q with the
+trigger as in Table 6, by QLoRA,
 
     L_inst(θ) = −E[ Σ_t log π_θ(w_t | s_t, i) ],
 

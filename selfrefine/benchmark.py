@@ -59,9 +59,10 @@ def main() -> None:
     import torch
 
     from selfrefine.model.lora import NF4Linear, add_lora
+    from selfrefine.training.plan import micro_batch_tokens
 
     device, dtype = command.machine(args)
-    args.micro_batch_tokens = args.micro_batch_tokens or command.micro_batch_tokens(device)
+    args.micro_batch_tokens = args.micro_batch_tokens or micro_batch_tokens(device)
     student, tokenizer = _student(args, device, dtype)
     add_lora(student, rank=args.lora_rank, alpha=16, dropout=0.0, seed=args.seed, targets=args.lora_targets)
     linear = sum(m.in_features * m.out_features for m in student.modules() if isinstance(m, NF4Linear))

@@ -50,7 +50,7 @@ def response_log_probs(student: Student, examples: Sequence[Example]) -> Tensor:
             lengths.append(len(response))
         padding = longest - len(ids[-1])
         ids[-1] += [0] * padding
-        # after one response positions go on: transformers takes a fall in them, where no mask is given, for packed rows;
+        # after one response positions go on: without a mask, transformers takes a fall in them for packed rows;
         # after branches they are 0: a row may be longer than the context that rotations are made for
         positions[-1] += range(len(positions[-1]), longest) if len(responses) == 1 else [0] * padding
         branches[-1] += [-1] * padding
@@ -69,9 +69,7 @@ def response_log_probs(student: Student, examples: Sequence[Example]) -> Tensor:
     ).last_hidden_state  # (B, T, H), compute dtype
     states = hidden[on_device(places), on_device(columns)]  # (N, H): s_t, the state before each response token
     per_token = TokenLogProbs.apply(states, student.get_output_embeddings().weight, on_device(targets))  # (N,) float32
-    return torch.segment_reduce(
-        per_token, "sum", lengths=on_device(lengths), unsafe=True
-    )  # (R,); unsafe: no check, no sync
+    return torch.segment_reduce(per_token, "sum", lengths=on_device(lengths), unsafe=True)  # (R,), nothing checked
 
 
 def pair_log_probs(student: Student, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:

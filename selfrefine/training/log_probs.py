@@ -11,7 +11,7 @@ from selfrefine.training.batches import Example, Pair, collate
 def masked_log_probs(logits: Tensor, ids: Tensor, response: Tensor) -> Tensor:
     """Σ_t log π_θ(w_t | s_t) over each row's response (§2.1), in float32: sums, not means.
 
-    logits: (B, T, V) in the compute dtype; ids: (B, T) int64; response: (B, T) bool, true on what is scored. Gives (B,).
+    logits: (B, T, V) in the compute dtype; ids: (B, T) int64; response: (B, T) bool, true on what is scored. (B,) back.
     """
     log_softmax = logits[:, :-1].float().log_softmax(dim=-1)  # (B, T-1, V): state s_t is all that comes before w_t
     per_token = log_softmax.gather(-1, ids[:, 1:, None]).squeeze(-1)  # (B, T-1): log π_θ(w_t | s_t)

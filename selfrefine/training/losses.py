@@ -27,7 +27,7 @@ def dpo_margin(
 def dpo_loss(margin: Tensor) -> Tensor:
     """L_DPO = −log σ(M), Eq. 1; with M at x̂ and the pairs of Eq. 4, L_DPO_CoT (Eq. 3). (P,) to (P,).
 
-    At M = 0 it is ln 2. Its gradient is ∇L = −β σ(−M) (∇ log π_θ(y_w|x̂) − ∇ log π_θ(y_l|x̂)): a pair counts the less, the
-    better it is told apart; π_inst is a constant.
+    At M = 0 it is ln 2. Its gradient is ∇L = −β σ(−M) (∇ log π_θ(y_w|x̂) − ∇ log π_θ(y_l|x̂)): a pair counts the less,
+    the better it is told apart; π_inst is a constant.
     """
     return -F.logsigmoid(margin)  # Eqs. 1 and 3
