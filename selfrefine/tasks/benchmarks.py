@@ -15,7 +15,7 @@ from pathlib import Path
 from selfrefine.errors import UserError
 from selfrefine.files import read_lines
 from selfrefine.tasks import numbers
-from selfrefine.tasks.latex import last_boxed
+from selfrefine.tasks.places import last_boxed
 from selfrefine.tasks.questions import LETTERS, Question
 
 Parts = tuple[str, tuple[str, ...], str]  # question, options, target; an empty target: the row has none

@@ -1,17 +1,24 @@
-"""Reading MATH's final answer: the last \\boxed{...}, brought to one LaTeX form, compared without any algebra."""
+"""What a span says as MATH's answer: its formula, brought to one LaTeX form, compared without any algebra."""
 
 import re
 from fractions import Fraction
 
 from selfrefine.tasks import numbers
+from selfrefine.tasks.places import CONCLUDES
 
-_BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])\s*")
-_FORMULA = re.compile(
-    r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]|\\begin\{align\*?\}(.+?)\\end\{align\*?\}",
-    re.DOTALL,
+_THOUSANDS = re.compile(
+    r"(?<![\d,.])\d{1,3}(?:(?:,|\s*\{\s*,\s*\}\s*|,\s*\\!\s*|\\,|\\ | (?=\d{3} ?0?00\b))\d{3})+(?![\d])"
 )
-_STATED = re.compile(r"\b(?:answer|solution|result)\b[^.:\n=$]{0,60}?(?:\b(?:is|are)\b|[:=])[\s:*_]*", re.IGNORECASE)
-_THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:(?:,|\s*\{\s*,\s*\}\s*|,\s*\\!\s*|\\,)\d{3})+(?![\d])")
+_TEXT = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)"
+_FORMULA = re.compile(r"-?\$([^$]+)\$")
+_WORDS = re.compile(
+    r"(?<![\\a-zA-Z])(?!(?:sin|cos|tan|cot|sec|csc|log|sqrt|arcsin|arccos|arctan|and|mod|infinity)\b)[a-zA-Z]{3,}"
+)
+_COPULA = re.compile(
+    r"\b(?:is|are|equals?|be|was|equal to|get|gives?|have|=)\s*:?\s*(?=[-$\d(\[\\]|\S+[^\w\s]*$)|:\s+(?=[-$\d(\[\\])"
+)
+_ASIDE = re.compile(r"\s*\((?:[a-zA-Z']{2,}[ ,]*)+\)|,?\s+(?:which(?!\s(?:is|equals|gives))|where|when|because|since|as|for|if)\b[^$]*$")
+_RELATION = r"=|\\equiv(?![a-z])"
 # in this order: what only changes the look goes, and of several names of one thing a single one stays
 _LOOK = [
     (re.compile(pattern), form)
@@ -19,10 +26,10 @@ _LOOK = [
         (r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits)(?![a-zA-Z])", ""),
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
         (r"\\[dt]binom(?![a-zA-Z])", r"\\binom"),
-        (r"\\le(?:q|qslant)?(?![a-zA-Z])|≤", r"\\le "),
-        (r"\\ge(?:q|qslant)?(?![a-zA-Z])|≥", r"\\ge "),
-        (r"\\neq?(?![a-zA-Z])|≠", r"\\ne "),
-        (r"\\(?:cdot|times)(?![a-zA-Z])|[×·]", r"\\cdot "),
+        (r"\\le(?:q|qslant)?(?![a-zA-Z])|≤|<=", r"\\le "),
+        (r"\\ge(?:q|qslant)?(?![a-zA-Z])|≥|>=", r"\\ge "),
+        (r"\\neq?(?![a-zA-Z])|≠|!=", r"\\ne "),
+        (r"\\(?:cdot|times)(?![a-zA-Z])|[×·*]", r"\\cdot "),
         (r"\{bmatrix\}", "{pmatrix}"),
         (r"\\lbrace(?![a-zA-Z])", r"\\{"),
         (r"\\rbrace(?![a-zA-Z])", r"\\}"),
@@ -30,22 +37,26 @@ _LOOK = [
             r"\\[vdt]?(?:mathbf|mathrm|mathit|mathsf|mathbb|textbf|textit|textrm|operatorname|mbox)(?![a-zA-Z])",
             r"\\text",
         ),
-        (r"π", r"\\pi "),
-        (r"∞", r"\\infty "),
+        (r"π|(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi "),
+        (r"∞|(?<![\\a-zA-Z])inf(?:inity|ty)?(?![a-zA-Z])", r"\\infty "),
         (r"∪", r"\\cup "),
-        (r"√", r"\\sqrt"),
+        (r"√|(?<![\\a-zA-Z])sqrt(?![a-zA-Z])", r"\\sqrt"),
+        (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"[−–]", "-"),
         (r",?\s*\\text\s*\{\s*,?\s*(?:and|or)\s*\}|,?\s+(?:and|or)\s+", ","),
         (r"\\text\s*\{\s*(.*?)\s*\}", r"\\text{\1}"),
-        (r"\^\{?\\text\{(?:st|nd|rd|th)\}\}?", ""),
+        (r"(?<=\d)(?:\^?\{?\\text\{(?:st|nd|rd|th)\}\}?|(?:st|nd|rd|th)\b)|\^\{(?:st|nd|rd|th)\}", ""),
         (r"(?<=[\d})])\s+(?:[a-zA-Z]{2,}+\.?\s*)+(?:\^\{?[23]\}?)?$", ""),  # 10 square units
         (r"(?<=\d)\s+(?=\d+/\d)", "\\\\mixed"),
         (r"(?<!\\)\\[!,;:> ]|~|\\q?quad(?![a-zA-Z])|\\?\$|\\[()\[\]](?![a-zA-Z\d])|\\?%|\s+", ""),
         (r"\^\{?\\circ\}?|\^?°|\\degree(?![a-zA-Z])", ""),
         (r"(?<=[\d})])\\text\{[^{}]*\}(?:\^\{?[23]\}?)?$", ""),  # 10\text{ cm}^2
         (r"\\text\{([^{}]*)\}", r"\1"),
+        (r"(?<=[\d})])\\cdot(?=[a-zA-Z\\(])", ""),  # 2 * pi
+        (r"^\+", ""),
     )
 ]
+_TERM = r"(?:\d*(?:\\pi|\\sqrt\{\w+\}|[a-z])+|\d+|\([^()]*\))"
 _SHAPE = [
     (re.compile(pattern), form)
     for pattern, form in (
@@ -56,7 +67,9 @@ _SHAPE = [
         (r"(?<![\d.])\.(?=\d)", "0."),
         (r"(\.\d*?)0+(?!\d)", r"\1"),
         (r"\.(?!\d)", ""),
-        (r"(?:(?<![^(,\[{}&+\-=\\])|\\mixed)(\d*(?:\\pi|\\sqrt\{\w+\}|[a-z])|\d+)/(\d+)(?![\w{])", r"\\frac{\1}{\2}"),
+        (rf"(?:(?<![^(,\[{{}}&+\-=\\])|\\mixed)({_TERM})/({_TERM})(?![\w{{^])", r"\\frac{\1}{\2}"),
+        (r"\\frac\{\(([^()]*)\)\}", r"\\frac{\1}"),
+        (r"\\frac\{-([^{}+-]*)\}", r"-\\frac{\1}"),
         (r"^\((\w)\)$", r"\1"),  # (C)
         (r"^\{([^{}]*)\}$", r"\1"),
         (r"[,;:]+$", ""),
@@ -65,64 +78,120 @@ _SHAPE = [
 _VARIABLE = r"(?:[a-zA-Z](?:_\{?\w+\}?)?|[a-zA-Z]\([a-zA-Z]\)|\\(?!frac|sqrt|text)[a-z]+)"
 
 
-def _group(text: str, start: int) -> str | None:
-    """The content of the braces that open at `start`, None where they are not closed."""
-    depth = 0
-    for position in range(start, len(text)):
-        if text[position] in "{}" and text[position - 1 : position] != "\\":
-            depth += 1 if text[position] == "{" else -1
-            if depth == 0:
-                return text[start + 1 : position]
-    return None
+class Latex:
+    """The reader for MATH, and for any other target that is no number."""
+
+    def plain(self, text: str) -> str:
+        r"""`text` without Markdown and doubled backslashes, every formula as $...$ on one line.
+
+        >>> Latex().plain(r"**So**\n\[ \\frac{2}{7} \]")
+        'So\\n$\\frac{2}{7}$'
+        """
+        if re.search(
+            r"(?<!\\)\\\\(?:[dt]?frac|sqrt|boxed|begin|text|left|cdot|times|pi|circ|le|ge|[()\[])(?![a-z])", text
+        ):
+            text = text.replace("\\\\", "\\")
+        text = re.sub(r"\[asy\].*?\[/asy\]", "", text, flags=re.DOTALL)
+        text = re.sub(r"\\begin\{(?:align|equation|gather)\*?\}|\\end\{(?:align|equation|gather)\*?\}", "$$", text)
+        text = re.sub(r"\$\\\$\$|\\\$", "", text)
+        text = re.sub(r"\$(?=\d[\d,.]*\s+(?:per|and|for|to|in|each|from|is|as|dollars|if|when|on|a|the|of|at|with|plus)\b)", "", text)
+        text = re.sub(r"^[^$\n]*(?:\$[^$\n]*\$[^$\n]*)*\$[^$\n]*$", lambda odd: re.sub(r"\$(?=\d[\d,.]*(?:[\s.,;)\"]|$))", "", odd[0]), text, flags=re.MULTILINE)
+        text = re.sub(rf"{_TEXT}\{{([^{{}}]*\b[Aa]nswer\b[^{{}}]*)\}}", r"\1", text)
+        text = re.sub(r"\*\*+|(?<!\w)__(?=\w)|`+|^\s*#+\s", "", text, flags=re.MULTILINE)
+        display = r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)"
+        return re.sub(
+            display, lambda found: f"${' '.join(''.join(filter(None, found.groups())).split())}$", text, flags=re.DOTALL
+        )
+
+    def head(self, span: str) -> str | None:
+        """The formula, number or name with which the span opens, or to which its first sentence comes.
+
+        >>> [Latex().head(span) for span in (" $x=-4$ and $x=1$.", "The value of $y$ is $y = 9$.", "7 (no quotes)")]
+        ['-4,1', '9', '7']
+        """
+        said = re.split(r"\.(?:\s|$)|\n", span.strip(" \n:*_").lstrip("}"))[0].strip()
+        return _says(said)
+
+    def tail(self, span: str) -> str | None:
+        """The formula or number that closes the span.
+
+        >>> Latex().tail("So $x$ or $9$ ")
+        '9'
+        """
+        found = re.search(r"\$([^$]+)\$\s*$", span)
+        return _value(found[1]) if found else numbers.Numbers().tail(numbers.plain(span))
+
+    def line(self, span: str) -> str | None:
+        """An expression that is the first line, and nothing else.
+
+        >>> [Latex().line(span) for span in ("(3, 4)", "= 2x + 1", "So it is 4")]
+        ['(3,4)', '2x+1', None]
+        """
+        line = span.strip().split("\n")[0].strip("*#`$ ")
+        return None if _WORDS.search(re.sub(rf"{_TEXT}\{{[^{{}}]*\}}", "", line)) or "$" in line else _value(line)
+
+    def sentence(self, span: str) -> str | None:
+        """The formula to which a concluding sentence comes.
+
+        >>> Latex().sentence("Hence the area is $2 + 3 = 5$ for all $x$.")
+        '5'
+        """
+        return _says(CONCLUDES.sub("", span, count=1).strip(" \n.,:")) if _FORMULA.search(span) or re.search(r"\d", span) else None
+
+    def last(self, text: str) -> str | None:
+        """The last line, where it is an expression, else the last formula that is more than a name, else number.
+
+        >>> Latex().last("so $z = 4$ for all $x$")
+        '4'
+        """
+        line = self.line(text.strip().split("\n")[-1])
+        if line is not None:
+            return line
+        found = _FORMULA.findall(text)
+        telling = [formula for formula in found if re.search(r"\d|\\(?:frac|sqrt|pi|infty|text)", formula)]
+        return _value((telling or found or [""])[-1]) or numbers.Numbers().last(numbers.plain(text))
+
+    def same(self, read: str, target: str) -> bool:
+        """Whether both are the same, as `equal` says."""
+        return equal(read, target)
 
 
-def last_boxed(text: str) -> str | None:
-    """The content of the last closed, filled \\boxed{...}, \\fbox{...} or "\\boxed 2".
-
-    None where there is no box, "" where all are empty or cut off.
-    """
-    boxes = list(_BOX.finditer(text))
-    for match in reversed(boxes):
-        if text[match.end() : match.end() + 1] == "{":
-            content = _group(text, match.end())
-        else:
-            content = re.match(r"[^$\s]*", text[match.end() :])[0].rstrip(".")
-        if content and content.strip():
-            return content.strip()
-    return "" if boxes else None
-
-
-def stated(text: str) -> str | None:
-    """What the last "the answer is" gives: the formula there, else the rest of its sentence."""
-    found = None
-    for match in _STATED.finditer(text):
-        tail = re.split(r"\.(?:\s|$)|\n\s*\n|\*\*", text[match.end() :])[0].strip()
-        formula = _FORMULA.search(text, match.end(), match.end() + len(tail) + 4)
-        found = (next(filter(None, formula.groups())) if formula else tail.split("\n")[0]) or found
-    calculation = found and not re.search(r"(?<![\\a-z])[a-z]", found.rpartition("=")[0], re.IGNORECASE)
-    return _right_side(found) if calculation else found
+def _says(said: str) -> str | None:
+    """What a sentence comes to: what it opens with, or what stands behind its last "is"; None where it is cut off."""
+    said = _ASIDE.sub("", said).strip()
+    if said.count("$") % 2 or said.count("{") != said.count("}"):
+        return None
+    if not _prose(said):
+        return _value(said.replace("$", ""))
+    masked = _FORMULA.sub(lambda formula: "$" * len(formula[0]), said)
+    start = max((found.end() for found in _COPULA.finditer(masked)), default=0)
+    opens = re.match(r"(?:-?\$+|-?\d\S*)(?!\s*(?:is|are|equals?|=)\b)", masked)
+    tail = said if opens else said[start:]
+    if formulas := re.match(r"[\d.]*-?\$[^$]+\$(?:,?\s*(?:,|and\b|or\b)\s*-?\$[^$]+\$)*", tail):
+        return _value(formulas[0].replace("$", ""))
+    words = _WORDS.search(tail)
+    plain = tail[: words.start()].strip() if words else tail
+    if re.search(r"\d", plain) and "$" not in plain:
+        return _value(plain)
+    if formula := _FORMULA.search(tail):
+        return _value(formula[1])
+    return _value(tail) if start and len(tail.split()) <= 4 or len(said.split()) <= 4 else None
 
 
-def last_line(text: str) -> str | None:
-    """The last line, where it is an expression and nothing else: "(3, 4)", "= 2x + 1"."""
-    line = text.strip().split("\n")[-1].strip("*#`$ ")
-    return None if re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}|\$", line) else _right_side(line)
+def _prose(text: str) -> bool:
+    return bool(_WORDS.search(re.sub(rf"{_TEXT}\{{[^{{}}]*\}}|\$[^$]*\$", "", text)))
 
 
-def last_formula(text: str) -> str | None:
-    """The last formula of the text that is more than a variable's name, after its last "="."""
-    found = ["".join(groups) for groups in _FORMULA.findall(re.sub(r"\[asy\].*?\[/asy\]", "", text, flags=re.DOTALL))]
-    telling = [formula for formula in found if re.search(r"\d|\\(?:frac|sqrt|pi|infty|text)", formula)]
-    return _right_side((telling or found or [""])[-1])
-
-
-def last_number(text: str) -> str | None:
-    """The last number of the text, as the reader of numbers finds it."""
-    return numbers.last(numbers.plain(text))
-
-
-def _right_side(formula: str) -> str | None:
-    return re.sub(r"^[\s&]+|(?:[\s&.,;]|\\\\)+$", "", re.split(r"=|\\approx", formula)[-1]) or None
+def _value(formula: str) -> str | None:
+    """One answer normalised: exact rather than rounded, and of a calculation without variables its outcome."""
+    exact, _, rounded = re.sub(r"≈|\\approx(?![a-z])", "≈", formula).partition("≈")
+    formula = rounded if rounded and re.fullmatch(rf"\s*{_VARIABLE}\s*", exact) else exact
+    formula = re.sub(r"^[\s&]+|(?:[\s&.,;]|\\\\)+$", "", formula)
+    formula = formula.strip("\"'“” ")
+    left, _, right = formula.rpartition("=")
+    calculation = not re.search(r"(?<![\\a-z])[a-z]", re.sub(rf"^\s*{_VARIABLE}\s*=", "", left), re.IGNORECASE)
+    found = normalise(right if calculation else formula)
+    return found if re.search(r"\w|\\", found) else None
 
 
 def normalise(answer: str) -> str:
@@ -147,9 +216,14 @@ def equal(one: str, other: str) -> bool:
 
     A list without brackets or in braces is a set of solutions, so that its order does not matter.
     """
+    option = re.fullmatch(r"\(?([A-Z])\)", re.sub(rf"{_TEXT}\{{([^{{}}]*)\}}", r"\1", other).strip("$ "))
     one, other = normalise(one), normalise(other)
     if not one or not other:
         return False
+    if option and re.match(rf"\(?{option[1]}[).:]", one):
+        return True
+    if bool(re.search(_RELATION, one)) != bool(re.search(_RELATION, other)):
+        one, other = (re.sub(r"\\pmod.*", "", re.split(_RELATION, side)[-1]) for side in (one, other))
     (opening, parts, closing), (opening2, parts2, closing2) = _parts(one), _parts(other)
     unordered = {opening, opening2} <= {"", "\\{"}
     if len(parts) != len(parts2) or (not unordered and (opening, closing) != (opening2, closing2)):
@@ -201,5 +275,8 @@ def _same(one: str, other: str) -> bool:
         return True
     if _number(one) is not None and _number(other) is not None:
         return _number(one) == _number(other)
+    if all("{pmatrix}" in side for side in (one, other)):
+        cells, cells2 = (re.split(r"&|\\\\", re.sub(r"\\(?:begin|end)\{pmatrix\}", "", side)) for side in (one, other))
+        return len(cells) == len(cells2) and all(map(_same, cells, cells2))
     base = r"([0-9A-F]+)_\d+"  # 2516_8 beside 2516: the base is in the question
     return any((found := re.fullmatch(base, a)) and found[1] == b for a, b in ((one, other), (other, one)))

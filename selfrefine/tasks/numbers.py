@@ -1,7 +1,9 @@
-"""Reading the final number of an answer: which number is meant, and its exact value."""
+"""What a span says as a number: which of its numbers is meant, and its exact value."""
 
 import re
 from fractions import Fraction
+
+from selfrefine.tasks.places import CONCLUDES, UNDECIDED, sentences
 
 LONGEST = 300  # characters of a number: what a student repeats without end is text, and no arithmetic is done on it
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
@@ -21,18 +23,50 @@ _NUMBER = re.compile(
     re.VERBOSE,
 )
 
+_UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+_WORDS = {word: value for value, word in enumerate(f"{_UNITS} seventeen eighteen nineteen".split())}
+_WORDS |= {
+    word: 20 + 10 * at for at, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split())
+}
+_WORD = rf"(?:{'|'.join(sorted(_WORDS, key=len, reverse=True))}|hundred|thousand)"
+_IN_WORDS = re.compile(rf"\b{_WORD}(?:[ -](?:and )?{_WORD})*\b(?! of\b)", re.IGNORECASE)
+_RANGE = re.compile(r"\bbetween\s+\S*\d\S*\s+and\s+\S*\d|(?<![\d/=(])\d+\s?(?:-|to)\s?\d+\b(?!\s*[=\d(])")
 _BARE = r"-?[$€£]?\s?-?\d[\d,./]*%?(?:\s+[a-z]+){0,3}[.!]?"
 
 
 def plain(text: str) -> str:
-    """`text` with the many ways to typeset a number reduced to one: signs, LaTeX commas, spaces, bold."""
+    """`text` with the many ways to typeset a number reduced to one: signs, LaTeX, spaces in thousands, bold."""
     text = re.sub(r"[−–—‒](?=\s?[$€£]?\d)", "-", text)
     text = re.sub(r"(?<=\d)(?:\\[,!;: ]|\{,\}|[\u00a0\u2009\u202f])(?=\d{3}\b)", ",", text)
     text = re.sub(r"\\[dt]?frac\s*\{?(\d+)\}?\s*\{?(\d+)\}?", r" \1/\2", text)
     text = re.sub(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r" \1 ", text)
     text = re.sub(r"\\([$%#])", r"\1", text)
     text = re.sub(r"\\(?:\(|\)|\[|\]|!|,|;|quad\b)", " ", text)
+    text = re.sub(r"(?<![\d.,])(?:(?<=[$€£])\d{1,3}(?: \d{3})+|\d{1,3}(?: \d{3})* 000)(?![\d.,]\d|\d)", _joined, text)
+    text = re.sub(r"(?<![\d.,])\d{1,3}(?:\.\d{3})+,\d\d\b|(?<=€)\d+,\d\d\b", _continental, text)
+    text = re.sub(r"(?<=\d)\s*(?:x|×|\*|\\times|\\cdot)\s*10\s?\^\s?\{?(-?\d\d?)\}?", r"e\1", text)
+    text = re.sub(r"(?<![\d:])(\d\d?):00(?![\d:])", r"\1", text)  # an hour
+    text = re.sub(r"^(\W*)\d+[.)]\s+(?=[A-Za-z*])", r"\1", text, flags=re.MULTILINE)  # the number of a list's item
     return re.sub(r"\*\*|__|`|(?<!\d)\*(?=[$\d])|(?<=\d)\*(?!\s*[\d(])", "", text)
+
+
+def _joined(match: re.Match) -> str:
+    return match[0].replace(" ", "")
+
+
+def _continental(match: re.Match) -> str:
+    return match[0].replace(".", "").replace(",", ".")
+
+
+def _in_digits(match: re.Match) -> str:
+    """ "thirteen" and "two hundred and five" as digits."""
+    total = value = 0
+    for word in re.findall(r"[a-z]+", match[0].lower().replace(" and ", " ")):
+        if word == "thousand":
+            total, value = total + value * 1000, 0
+        else:
+            value = max(value, 1) * 100 if word == "hundred" else value + _WORDS[word]
+    return str(total + value)
 
 
 def _value(match: re.Match) -> Fraction | None:
@@ -80,16 +114,6 @@ def numbers_in(text: str) -> list[str]:
     return found
 
 
-_STATED = re.compile(
-    r"""(?:\b(?:final|correct|numerical|numeric)?\s*answer\b
-           (?:\s*\([^()\n]*\))?(?:\s+(?:to|for|of|in|here)\b[^.:\n=]{0,100}?)?\s*
-           (?:\b(?:is|are|was|would\ be|will\ be|must\ be|should\ be)\b|[:=])
-        | ^\s*A:)""",
-    re.VERBOSE | re.IGNORECASE | re.MULTILINE,
-)
-_SENTENCE = re.compile(r"(?<=[.!?])(?<!i\.e\.)(?<!e\.g\.)\s+(?=[\"'(\[$A-Z\d])|\n+")
-# what is said after the answer
-_AFTERWORD = re.compile(r"(?:^|\s)(?:Note\b|Please note|I hope|Hope this|Let me know|Feel free|Remember|\(Note)")
 # words before the outcome of a calculation or an inference: the number meant stands after the last of them
 _OUTCOME = re.compile(
     r"=|≈|\bequals?\b|\bequal to\b|\b(?:which|that)(?:'s| is| are| was| gives| leaves| means| makes| equals| totals)\b"
@@ -118,22 +142,12 @@ _KNOWN = re.compile(
     r"each|every|both|per|than|step|in|within|after)\s+\$?$",
     re.IGNORECASE,
 )
-_CONCLUDES = re.compile(
-    r"\W*(?:\d+\.\s*)?\[?(?:final solution\W*)?"
-    r"(?:so|thus|therefore|hence|in total|altogether|in conclusion|finally|overall)\b",
-    re.IGNORECASE,
-)
 # "10 candies will cost $5": a number with which the sentence opens, and the verb that follows it
-_SUBJECT = re.compile(rf"(?:{_CONCLUDES.pattern})?[\W\d]*$", re.IGNORECASE)
+_SUBJECT = re.compile(rf"(?:{CONCLUDES.pattern})?[\W\d]*$", re.IGNORECASE)
 _VERB = re.compile(
     r"\b(?:(?:will|would|can|could)(?! be (?:needed|required))|is|are|was|were|has|have|had|costs?|takes?)\b",
     re.IGNORECASE,
 )
-
-
-def sentences(text: str) -> list[str]:
-    """The sentences and lines of `text`, without closing remarks ("I hope this helps")."""
-    return [part for part in _SENTENCE.split(text) if part.strip() and not _AFTERWORD.match(part)]
 
 
 def _without(aside: re.Pattern, text: str) -> str:
@@ -161,48 +175,64 @@ def outcome(sentence: str) -> str | None:
     new = [match for match in found if not _KNOWN.search(_before(said, match))] or found
     if not new:
         return None
+    if _RANGE.search(said):
+        return UNDECIDED
     direct = [match for match in new if _SAYS.search(_before(said, match))]
     if not direct and _SUBJECT.match(said[: new[0].start()]):
         direct = [match for match in new[1:] if _VERB.search(said[new[0].end() : match.start()])]
     return numbers_in((direct or new)[0][0])[0]
 
 
-def hashes(text: str) -> str | None:
-    """GSM8K's own form, the first "#### 18"."""
-    found = re.search(rf"####[ \t]*({_BARE})[ \t]*$", text, re.MULTILINE)
-    return numbers_in(found[1])[0] if found else None
+class Numbers:
+    """The reader for a question whose target is a number."""
 
+    def plain(self, text: str) -> str:
+        """`text` in one typography; GSM8K's older "A: 18" is an "Answer: 18"."""
+        return re.sub(r"^\s*A:", "Answer:", plain(text), flags=re.MULTILINE)
 
-def boxed(text: str) -> str | None:
-    """The content of the last \\boxed{...}."""
-    found = re.findall(r"\\f?box(?:ed)?\s*\{((?:[^{}]|\{[^{}]*\})*)\}", text)
-    return outcome(found[-1]) if found else None
+    def head(self, span: str) -> str | None:
+        """The number that the span's first sentence comes to, in digits or words; a range is not one number.
 
+        >>> [Numbers().head(span) for span in (" 5 + 13 = $18.", "thirteen", "between 5 and 7 days", "nice")]
+        ['18', '13', '', None]
+        """
+        said = (sentences(span.lstrip(" :*")) or [""])[0]
+        return outcome(said if re.search(r"\d", said) else _IN_WORDS.sub(_in_digits, said))
 
-def stated(text: str) -> str | None:
-    """The number of the last "the answer is 18", "Answer: $18", "A: 18"."""
-    reading = None
-    for match in _STATED.finditer(text):
-        tail = text[match.end() : match.end() + 1000]  # bounds the work on a text that repeats itself
-        said = sentences(tail)
-        if len(said) > 1 and (not text[: match.start()].strip() or re.match(r"[ ]*\n", tail)):
-            continue  # a heading over the whole answer: `opening` reads it where nothing is concluded
-        reading = (said and outcome(said[0])) or reading
-    return reading
+    def tail(self, span: str) -> str | None:
+        """The number that closes the span.
 
+        >>> Numbers().tail("3 * 6 = 18 eggs ")
+        '18'
+        """
+        found = list(_NUMBER.finditer(span))
+        return numbers_in(found[-1][0])[0] if found and len(span[found[-1].end() :].split()) <= 3 else None
 
-def concluding(text: str) -> str | None:
-    """The number of the last sentence that has one, where it begins with "Therefore", "So", "In total", ..."""
-    said = [sentence for sentence in sentences(text) if _NUMBER.search(sentence)]
-    return outcome(said[-1]) if said and _CONCLUDES.match(said[-1]) else None
+    def line(self, span: str) -> str | None:
+        """The number that is the first line.
 
+        >>> [Numbers().line(span) for span in ("$18.00", "18 dollars", "She has 18.")]
+        ['18', '18', None]
+        """
+        first = span.strip().split("\n")[0]
+        return numbers_in(first)[0] if re.fullmatch(rf"[\s:=]*{_BARE}", first) else None
 
-def opening(text: str) -> str | None:
-    """A number that is the first line, as "18", "$18.00" or "Answer: 18 dollars"."""
-    first = text.strip().split("\n")[0]
-    return numbers_in(first)[0] if re.fullmatch(rf"(?:[Aa]nswer)?[\s:=]*{_BARE}", first) else None
+    def sentence(self, span: str) -> str | None:
+        """The number that the sentence comes to.
 
+        >>> Numbers().sentence("So in 5 days, she makes $18.")
+        '18'
+        """
+        return outcome(span)
 
-def last(text: str) -> str | None:
-    """The number of the last sentence that has one."""
-    return next(filter(None, map(outcome, reversed(sentences(text)))), None)
+    def last(self, text: str) -> str | None:
+        """The number of the last sentence that has one.
+
+        >>> Numbers().last("5 * 3 = 15 dollars in 3 days. Good!")
+        '15'
+        """
+        return next(filter(None, map(outcome, reversed(sentences(text)))), None)
+
+    def same(self, read: str, target: str) -> bool:
+        """Whether both are the same number."""
+        return value(read) == value(target)
