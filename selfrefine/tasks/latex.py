@@ -4,20 +4,23 @@ import re
 from fractions import Fraction
 
 from selfrefine.tasks import numbers
-from selfrefine.tasks.places import CONCLUDES
+from selfrefine.tasks.places import CONCLUDES, sentences
 
 _THOUSANDS = re.compile(
     r"(?<![\d,.])\d{1,3}(?:(?:,|\s*\{\s*,\s*\}\s*|,\s*\\!\s*|\\,|\\ | (?=\d{3} ?0?00\b))\d{3})+(?![\d])"
 )
 _TEXT = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)"
 _FORMULA = re.compile(r"-?\$([^$]+)\$")
-_WORDS = re.compile(
-    r"(?<![\\a-zA-Z])(?!(?:sin|cos|tan|cot|sec|csc|log|sqrt|arcsin|arccos|arctan|and|mod|infinity)\b)[a-zA-Z]{3,}"
-)
+_FUNCTIONS = "sin|cos|tan|cot|sec|csc|log|sqrt|arcsin|arccos|arctan|and|mod|infinity"
+_SHORT = "is|in|so|of|to|we|it|if|as|by|be|at|on"
+_WORDS = re.compile(rf"(?<![\\a-zA-Z])(?!(?:{_FUNCTIONS})\b)(?:[a-zA-Z]{{3,}}|(?:{_SHORT})\b)", re.IGNORECASE)
+_MONEY = re.compile(r"\$(?=\d[\d,.]*(?:[\s.,;)\"]|$))")
 _COPULA = re.compile(
-    r"\b(?:is|are|equals?|be|was|equal to|get|gives?|have|=)\s*:?\s*(?=[-$\d(\[\\]|\S+[^\w\s]*$)|:\s+(?=[-$\d(\[\\])"
+    r"\b(?:is in|is|are|equals?|be|was|equal to|get|gives?|have|=)\s*:?\s*(?=[-$\d(\[\\]|\S+[^\w\s]*$)|:\s+(?=[-$\d(\[\\])"
 )
-_ASIDE = re.compile(r"\s*\((?:[a-zA-Z']{2,}[ ,]*)+\)|,?\s+(?:which(?!\s(?:is|equals|gives))|where|when|because|since|as|for|if)\b[^$]*$")
+_ASIDE = re.compile(
+    r"\s*\((?:[a-zA-Z']{2,}[ ,]*)+\)|,?\s+(?:which(?!\s(?:is|equals|gives))|where|when|because|since|as|for|if)\b[^$]*$"
+)
 _RELATION = r"=|\\equiv(?![a-z])"
 # in this order: what only changes the look goes, and of several names of one thing a single one stays
 _LOOK = [
@@ -87,21 +90,16 @@ class Latex:
         >>> Latex().plain(r"**So**\n\[ \\frac{2}{7} \]")
         'So\\n$\\frac{2}{7}$'
         """
-        if re.search(
-            r"(?<!\\)\\\\(?:[dt]?frac|sqrt|boxed|begin|text|left|cdot|times|pi|circ|le|ge|[()\[])(?![a-z])", text
-        ):
+        commands = r"[dt]?frac|sqrt|boxed|begin|text|left|cdot|times|pi|circ|le|ge|[()\[]"
+        if re.search(rf"(?<!\\)\\\\(?:{commands})(?![a-z])", text):
             text = text.replace("\\\\", "\\")
         text = re.sub(r"\[asy\].*?\[/asy\]", "", text, flags=re.DOTALL)
-        text = re.sub(r"\\begin\{(?:align|equation|gather)\*?\}|\\end\{(?:align|equation|gather)\*?\}", "$$", text)
-        text = re.sub(r"\$\\\$\$|\\\$", "", text)
-        text = re.sub(r"\$(?=\d[\d,.]*\s+(?:per|and|for|to|in|each|from|is|as|dollars|if|when|on|a|the|of|at|with|plus)\b)", "", text)
-        text = re.sub(r"^[^$\n]*(?:\$[^$\n]*\$[^$\n]*)*\$[^$\n]*$", lambda odd: re.sub(r"\$(?=\d[\d,.]*(?:[\s.,;)\"]|$))", "", odd[0]), text, flags=re.MULTILINE)
+        text = re.sub(r"\\(?:begin|end)\{(?:align|equation|gather)\*?\}", "$$", text)
+        text = re.sub(r"\$\\\$\$|\\\$|\*\*+|`+|^\s*#+\s", "", text, flags=re.MULTILINE)
         text = re.sub(rf"{_TEXT}\{{([^{{}}]*\b[Aa]nswer\b[^{{}}]*)\}}", r"\1", text)
-        text = re.sub(r"\*\*+|(?<!\w)__(?=\w)|`+|^\s*#+\s", "", text, flags=re.MULTILINE)
-        display = r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)"
-        return re.sub(
-            display, lambda found: f"${' '.join(''.join(filter(None, found.groups())).split())}$", text, flags=re.DOTALL
-        )
+        text = re.sub(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", _inline, text, flags=re.DOTALL)
+        lines = text.split("\n")  # a dollar without its other half is money, or a formula that was cut off
+        return "\n".join(_MONEY.sub("", line) if line.count("$") % 2 else line for line in lines)
 
     def head(self, span: str) -> str | None:
         """The formula, number or name with which the span opens, or to which its first sentence comes.
@@ -128,7 +126,7 @@ class Latex:
         ['(3,4)', '2x+1', None]
         """
         line = span.strip().split("\n")[0].strip("*#`$ ")
-        return None if _WORDS.search(re.sub(rf"{_TEXT}\{{[^{{}}]*\}}", "", line)) or "$" in line else _value(line)
+        return None if _prose(line) or "$" in line else _value(line)
 
     def sentence(self, span: str) -> str | None:
         """The formula to which a concluding sentence comes.
@@ -136,7 +134,9 @@ class Latex:
         >>> Latex().sentence("Hence the area is $2 + 3 = 5$ for all $x$.")
         '5'
         """
-        return _says(CONCLUDES.sub("", span, count=1).strip(" \n.,:")) if _FORMULA.search(span) or re.search(r"\d", span) else None
+        says = _FORMULA.search(span) or re.search(r"\d", span)
+        so = CONCLUDES.match(span)
+        return _says(span[so.end() if so else 0 :].strip(" \n.,:")) if says else None
 
     def last(self, text: str) -> str | None:
         """The last line, where it is an expression, else the last formula that is more than a name, else number.
@@ -147,6 +147,9 @@ class Latex:
         line = self.line(text.strip().split("\n")[-1])
         if line is not None:
             return line
+        telling = [said for said in sentences(text) if _FORMULA.search(said) or re.search(r"\d", said)]
+        if telling and _COPULA.search(_FORMULA.sub("$", telling[-1])) and (said := _says(telling[-1].strip(" \n."))):
+            return said
         found = _FORMULA.findall(text)
         telling = [formula for formula in found if re.search(r"\d|\\(?:frac|sqrt|pi|infty|text)", formula)]
         return _value((telling or found or [""])[-1]) or numbers.Numbers().last(numbers.plain(text))
@@ -156,9 +159,16 @@ class Latex:
         return equal(read, target)
 
 
+def _inline(display: re.Match) -> str:
+    formula = " ".join("".join(filter(None, display.groups())).split())
+    return formula if "nswer" in formula else f"${formula}$"
+
+
 def _says(said: str) -> str | None:
     """What a sentence comes to: what it opens with, or what stands behind its last "is"; None where it is cut off."""
     said = _ASIDE.sub("", said).strip()
+    *_, so = re.split(r",\s+(?:and\s+)?(?:so|thus|therefore|hence|giving)\b", said)
+    said = so.strip() if re.search(r"\d|\$", so) else said
     if said.count("$") % 2 or said.count("{") != said.count("}"):
         return None
     if not _prose(said):
@@ -179,7 +189,7 @@ def _says(said: str) -> str | None:
 
 
 def _prose(text: str) -> bool:
-    return bool(_WORDS.search(re.sub(rf"{_TEXT}\{{[^{{}}]*\}}|\$[^$]*\$", "", text)))
+    return bool(_WORDS.search(re.sub(rf"\\(?:begin|end)\{{\w+\}}|{_TEXT}\{{[^{{}}]*\}}|\$[^$]*\$", "", text)))
 
 
 def _value(formula: str) -> str | None:

@@ -13,7 +13,7 @@ _NEGATION = re.compile(
 )
 _DENIED = re.compile(
     r"[\s\"').:,\]]*(?:[\w-]+\s+){0,3}?(?:(?:is|are|was|does|do|can|could|would|has|have|may|might)\b(?:\s+\w+)?\s*"
-    r"(?:not|never)\b|\w+n't\b|cannot\b|(?:is|are|was|seems?)\s+(?:\w+\s+)?(?:incorrect|wrong|false|irrelevant|un\w+|eliminated|ruled))",
+    r"(?:not|never)\b|\w+n't\b|cannot\b|(?:is|are|was|be|seems?)\s+(?:\w+\s+)?(?:excluded|incorrect|wrong|false|irrelevant|un\w+|eliminated|ruled))",
     re.IGNORECASE,
 )
 _TURN = re.compile(r";|\bbut\b|\bleav\w+\b|,\s+(?:so|therefore|hence|thus)\b", re.IGNORECASE)
@@ -61,7 +61,7 @@ class Letters:
         if _NEGATION.search(re.split(r",", _TURN.split(span)[-1])[-1]):
             return None
         named = [letter for _, _, letter in self._mentions(span)]
-        named += re.findall(rf"(?:^|[\s(\"'])([{self.letters}])[\")']*\s*$", span)
+        named += re.findall(rf"(?:^|[\s(\"'])([{self.letters}])[\")',]*\s*$", span)
         several = re.search(rf"\b(?:or|and)\s+[(\"']*(?:option\s+)?[{self.letters}]\b[^.]{{0,40}}$", span)
         if named:
             return UNDECIDED if several else named[-1]
@@ -80,7 +80,8 @@ class Letters:
             return named
         lower = self.letters.lower()
         opens = re.match(
-            rf"[\"'(\[]*(?:[{self.letters}](?:[)\].:,\"']|\s*$|\s+[-–—:]|--)|[{lower}](?:[)\]]|\.?\s*$|\.\s))", first
+            rf"[\"'(\[]*(?:[{self.letters}](?:[)\].:,\"']|\s*$|\s+(?:[-–—:]|because\b|since\b|as\b)|--)|[{lower}](?:[)\]]|\.?\s*$|\.\s))",
+            first,
         )
         by_text = re.match(rf"[\"'(\[]*([{self.letters}])\s(.*)", first)
         if opens or (by_text and any(begin == 0 for begin, _, _ in self._texts(key(by_text[2])))):
@@ -177,10 +178,10 @@ class Letters:
             rf"[(\[<{{\"']\s*([{either}])\s*[)\]>}}\"'][.:]?|(?<![\w'.°-])([{either}])\)"
             rf"|\b(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer|OPTION|ANSWER)s?[\s:]+[\"'(]?([{letters}])\b(?!'\w)"
             rf"|(?:^|(?<=\s))([{letters}])(?:[.:](?=\s|$)|(?=,?\s+(?:or|and)\s+\(?[{letters}]\b))"
-            rf"|(?:\b(?:is|be|or|and|but|with|choose|pick)|'s|:)\s+([{letters}])(?=\s*$|\s+(?:that|but)\b|,)|(?<=[{letters}]\s)(?:or|and)\s+([{letters}])\b"
+            rf"|(?:\b(?:is|be|or|and|but|with|choose|pick)|'s|:)\s+([{letters}])(?=\s*$|\s+(?:that|but)\b|,)|(?:^|(?<=\s))([{letters}])(?=\s+(?:remains|fits|works|it\s+is|is\s+(?:left|better|best|right|correct))\b)|(?<=[{letters}]\s)(?:or|and)\s+([{letters}])\b"
         )
         found = re.finditer(pattern, text)
-        return [(match.start(), match.end(), next(filter(None, match.groups())).upper()) for match in found]
+        return [(match.start(match.lastindex), match.end(), match[match.lastindex].upper()) for match in found]
 
     def _affirmed(self, said: Iterable[str]) -> str | None:
         """The one letter that sentences name and do not deny ("not A", "A is wrong", "eliminated: (A), (C)")."""

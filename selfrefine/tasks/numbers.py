@@ -223,7 +223,8 @@ class Numbers:
         >>> Numbers().sentence("So in 5 days, she makes $18.")
         '18'
         """
-        return outcome(span)
+        words = CONCLUDES.match(span) and not re.search(r"\d|\bone\b", span)
+        return outcome(_IN_WORDS.sub(_in_digits, span) if words else span)
 
     def last(self, text: str) -> str | None:
         """The number of the last sentence that has one.

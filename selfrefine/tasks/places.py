@@ -37,6 +37,7 @@ _FIELD = re.compile(
     <(?P<tag>(?:final_?)?answer)>(?P<tagged>[^<]*)</(?P=tag)>
     | (?P<quote>["'])(?:(?:your|final|correct)?[ _]?(?:answer|choice|option)(?:[ _]letter)?)(?P=quote)\s*:\s*
       (?:(?P<json>"(?:[^"\\]|\\.)*")|'(?P<single>[^'\n]*)'|\[(?P<list>[^\[\]]*)\]|(?P<value>-?[\d.,/]+|[A-J]\b))
+    | \[answer\](?P<square>[^\[\]]*)\[/answer\]
     | \b(?:Answer|Finish|Submit)[(\[](?:["'](?P<said>[^"'\n]*)["']|(?P<call>[A-J]|-?\d[\d.,/]*))[)\]]
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -49,13 +50,13 @@ _IS = r"(?:is|are|was|would\ be|will\ be|must\ be|should\ be|has\ to\ be|seems\ 
 _RIGHT = r"(?:correct|right|best|final|true|only|valid|most\ [\w-]+|more\ [\w-]+|least\ [\w-]+|closest)"
 _STATED = re.compile(
     rf"""
-    (?: (?<!another\ )(?<!other\ )(?<!one\ )(?<!possible\ )(?<!wrong\ )(?<!incorrect\ )(?<!previous\ )(?<!first\ )
+    (?: (?<!another\ )(?<!other\ )(?<!one\ )(?<!possible\ )(?<!wrong\ )(?<!incorrect\ )(?<!previous\ )(?<!initial\ )(?<!first\ )
         (?:\banswer | (?P<weak>\b(?:response|solution|conclusion|result)))
       | \b(?:{_RIGHT}|the|my|answer)\s+(?:option|choice|selection) )
     (?:\s*\([^()\n]{{3,60}}\))?
     (?:\s+(?:to|for|among|from|here|of|in|that|which)\b[^.:=\n]{{0,100}}?)?  # "to the question", "for part 2"
     (?:,[^,.\n]{{1,40}},)?                                                 # ", then,"
-    \s*(?:{_IS}(?!\w)\s?:?|(?P<colon>[:=→]))
+    \s*(?:{_IS}(?!\w)\s?:?|(?P<colon>[:=→])|\s[-–—]\s(?=\S{{1,12}}\s*$))
     | \banswer\s*(?=\(?[A-J]\b)
     | ^\W*(?:final\ |correct\ )?(?P<heading>answer)[ \t]*$
     | \b(?:I(?:'d|\s+would|\s+will|'ll)?|we|you)\s+(?:should\s+|would\s+|can\s+)?
@@ -63,24 +64,36 @@ _STATED = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE | re.MULTILINE,
 )
-_FILLER = r"(?:(?!not\b|never\b|in?correct\b|possibl|plausibl|potential|partial|likely\b|wrong)[\w-]+\s+){0,3}?"
+_FILLER = r"(?:(?!not\b|never\b|also\b|in?correct\b|possibl|plausibl|potential|partial|wrong|good\b)[\w-]+\s+){0,3}?"
 _VERDICT = re.compile(
-    rf"(?:\b{_IS}|\bas|\bmak(?:ing|es)\s+it)\s+{_FILLER}"
-    rf"(?:{_RIGHT}\s+(?:answer|option|choice|response|solution|conclusion|selection|one)\b|(?:the\s+)?answer\b)",
+    rf"""
+    (?:\b{_IS}|\bas|\bmak(?:ing|es)\s+it)\s+{_FILLER}
+    (?:{_RIGHT}\s+(?:answer|option|choice|response|solution|conclusion|selection|one)\b|(?:the|my|our)\s+answer\b)
+    (?!\s+(?:if|had|only|to\s+(?:another|a\s+different))\b)
+    """,
     re.IGNORECASE | re.VERBOSE,
 )
 _JUDGED = re.compile(
-    rf"\b{_IS}\s+(?:(?!not\b|never\b|in?correct\b|partial)[\w-]+\s+){{0,2}}?(?:correct|right)(?!\s+that|\w)"
-    r"|\b(?:seems|appears|looks|is)\s+(?:the\s+)?most\s+(?:plausible|appropriate|suitable|reasonable|logical|accurate)\b",
-    re.IGNORECASE | re.VERBOSE,
+    rf"""
+    \b{_IS}\s+(?:(?!not\b|never\b|in?correct\b|partial)[\w-]+\s+){{0,2}}?(?:correct|right)(?!\s+(?:that|answer|option|choice)|\w)
+    | \b(?:seems|appears|looks|is)\s+(?:the\s+)?most\s+(?:plausible|appropriate|suitable|reasonable|logical|accurate)\b
+    | (?:[:–—-]\s*(?:correct|right|yes|true)|[✅✓✔])\W*$                          # "C) rose: correct"
+    """,
+    re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
 CONCLUDES = re.compile(
-    r"\W*(?:\d+\.\s*)?\[?(?:final solution\W*)?(?:so|thus|therefore|hence|in total|altogether|in conclusion|finally|"
-    r"overall|given|based on|considering|consequently|in summary|this means|that means|this leaves|that leaves)\b",
+    r"\W*+(?:\d+\.\s*)?\[?(?:final solution\W*)?(?:so|thus|therefore|hence|in total|altogether|in conclusion|finally|"
+    r"overall|given|based on|considering|consequently|in summary|this means|that means|this leaves|that leaves)\b"
+    r"|[^.\n]*?,\s+(?:so|thus|therefore|hence)\b",
     re.IGNORECASE,
 )
-_SENTENCE = re.compile(r"\n+|(?<=[.!?])(?<!\b[A-J]\.)(?<!i\.e\.)(?<!e\.g\.)\s+(?=[\"'(\[$]*[A-Z\d])")
-_AFTERWORD = re.compile(r"\s*(?:Note\b|Please note|I hope|Hope this|Let me know|Feel free|Remember|\(Note)")
+_SENTENCE = re.compile(
+    r"\n+|(?:(?<=[.!?])(?<!\b[A-J]\.)(?<!i\.e\.)(?<!e\.g\.)|(?<=\b(?:is|be) [A-J]\.)|(?<=(?:was|ion) [A-J]\.))\s+"
+    r"(?=[\"'(\[$]*[A-Z\d])"
+)
+_AFTERWORD = re.compile(
+    r"\s*(?:Note\b|Please note|I hope|Hope this|Let me know|Feel free|Remember|\(Note|[^.]*\banswer is(?: not|n't)\b(?!.*\bbut\b))"
+)
 _TAKEN_BACK = re.compile(
     r"\b(?:wait|hmm+|on second thought|scratch that|correction|I made an? (?:mistake|error)|"
     r"let me (?:re-?\w+|correct)|(?<=[.!?\n] )Actually)\b",
@@ -116,13 +129,16 @@ def fields(text: str) -> list[Span]:
     """
     found: list[tuple[str, int]] = []
     for match in _FIELD.finditer(text):
-        said = match["tagged"] or match["single"] or match["list"] or match["value"] or match["said"] or match["call"]
-        if match["json"]:
+        kind = match.lastgroup
+        said = match[kind]
+        if kind == "json":
+            said = re.sub(r"(?<!\\)\\(?=[a-zA-Z]{2}|[^\w\"\\/])", r"\\\\", said)  # LaTeX that was not escaped
             try:
-                said = json.loads(match["json"], strict=False)
+                said = json.loads(said, strict=False)
             except ValueError:
-                said = match["json"][1:-1]
-        if said and said.strip():
+                said = match[kind][1:-1]
+        said = " ".join(said.split())
+        if said:
             joined = found and re.fullmatch(r"[\s,]*(?:or|and)[\s,]*", text[found[-1][1] : match.start()])
             found.append((f"{found[-1][0]} or {said}" if joined else said, match.end()))
     return [Span("text" if len(sentences(said)) > 1 or "\\boxed" in said else "head", said) for said, _ in found]
@@ -160,7 +176,7 @@ def boxes(text: str) -> list[Span]:
         sign = (
             "-" if re.search(r"(?:^|[=$(\s]|\\[(\[])\s*-\s*$", text[max(0, match.start() - 9) : match.start()]) else ""
         )
-        content = sign + content.strip()
+        content = sign + " ".join(content.split())
         if found and end <= match.start() and _BESIDE.fullmatch(text, end, match.start()):
             found[-1] += f",{content}" if content not in found[-1].split(",") else ""
         elif match.start() >= end:
@@ -274,16 +290,20 @@ def find(text: str, reader: Reader, ended: bool = True) -> tuple[str | None, str
 
     What follows "Wait" or "I made a mistake" comes first, where it states or concludes anything itself.
     """
-    text = reader.plain(own_part(text))
+    text = own_part(text)
+    marked, text = fields(text), reader.plain(text)  # a field is JSON, and its backslashes mean something
     again = [match.end() for match in _TAKEN_BACK.finditer(text)][-1:]
-    parts = [(text[start:], RULES[:6]) for start in again] + [(text, RULES if ended else RULES[:-1])]
+    parts = [(text[start:], RULES[1:6]) for start in again] + [(text, RULES if ended else RULES[:-1])]
     for part, rules in parts:
         for name, rule in rules:
-            for span in reversed(rule(part, reader) if rule is concluding else rule(part)):
+            spans = marked if rule is fields else rule(part, reader) if rule is concluding else rule(part)
+            for span in reversed(spans):
                 if span.form == "text":  # an answer of several sentences has an answer in it
                     found = find(span.text, reader)[0]
+                elif span.text == UNDECIDED:
+                    found = UNDECIDED
                 else:
-                    found = UNDECIDED if span.text == UNDECIDED else getattr(reader, span.form)(span.text)
+                    found = getattr(reader, span.form)(reader.plain(span.text) if rule is fields else span.text)
                 if found is not None:
                     return (found, name) if found else (None, "none")
     return None, "none"
