@@ -13,10 +13,12 @@ _TEXT = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)"
 _FORMULA = re.compile(r"-?\$([^$]+)\$")
 _FUNCTIONS = "sin|cos|tan|cot|sec|csc|log|sqrt|arcsin|arccos|arctan|and|mod|infinity"
 _SHORT = "is|in|so|of|to|we|it|if|as|by|be|at|on"
-_WORDS = re.compile(rf"(?<![\\a-zA-Z])(?!(?:{_FUNCTIONS})\b)(?:[a-zA-Z]{{3,}}|(?:{_SHORT})\b)", re.IGNORECASE)
+_WORDS = re.compile(rf"(?<![\\a-zA-Z])(?!(?:{_FUNCTIONS})(?![a-zA-Z]))(?:[a-zA-Z]{{3,}}|(?:{_SHORT})\b)", re.IGNORECASE)
+_TELLING = re.compile(r"\d|\\(?:frac|sqrt|pi|infty|text)")  # more than a variable's name
 _MONEY = re.compile(r"\$(?=\d[\d,.]*(?:[\s.,;)\"]|$))")
 _COPULA = re.compile(
-    r"\b(?:is in|is|are|equals?|be|was|equal to|get|gives?|have|=)\s*:?\s*(?=[-$\d(\[\\]|\S+[^\w\s]*$)|:\s+(?=[-$\d(\[\\])"
+    r"(?:\b(?:is in|is|are|equals?|be|was|(?:equal|equivalent|simplifies|reduces|factors|comes) to|factors as|becomes|get|gives?(?: us)?|"
+    r"has|have)|=|:\s)\s*:?\s*(?:the )?(?=[-$\d(\[\\])"
 )
 _ASIDE = re.compile(
     r"\s*\((?:[a-zA-Z']{2,}[ ,]*)+\)|,?\s+(?:which(?!\s(?:is|equals|gives))|where|when|because|since|as|for|if)\b[^$]*$"
@@ -26,6 +28,7 @@ _RELATION = r"=|\\equiv(?![a-z])"
 _LOOK = [
     (re.compile(pattern), form)
     for pattern, form in (
+        (r"(?<!\\)\\ ", " "),
         (r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits)(?![a-zA-Z])", ""),
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
         (r"\\[dt]binom(?![a-zA-Z])", r"\\binom"),
@@ -84,6 +87,8 @@ _VARIABLE = r"(?:[a-zA-Z](?:_\{?\w+\}?)?|[a-zA-Z]\([a-zA-Z]\)|\\(?!frac|sqrt|tex
 class Latex:
     """The reader for MATH, and for any other target that is no number."""
 
+    options = ()
+
     def plain(self, text: str) -> str:
         r"""`text` without Markdown and doubled backslashes, every formula as $...$ on one line.
 
@@ -134,12 +139,12 @@ class Latex:
         >>> Latex().sentence("Hence the area is $2 + 3 = 5$ for all $x$.")
         '5'
         """
-        says = _FORMULA.search(span) or re.search(r"\d", span)
         so = CONCLUDES.match(span)
-        return _says(span[so.end() if so else 0 :].strip(" \n.,:")) if says else None
+        says = _FORMULA.search(span) or re.search(r"\d", span)
+        return _comes_to(span[so.end() if so else 0 :].strip(" \n.,:")) if says else None
 
     def last(self, text: str) -> str | None:
-        """The last line, where it is an expression, else the last formula that is more than a name, else number.
+        """The last line, where it is an expression, else what the last sentence that has a formula or number comes to.
 
         >>> Latex().last("so $z = 4$ for all $x$")
         '4'
@@ -147,12 +152,7 @@ class Latex:
         line = self.line(text.strip().split("\n")[-1])
         if line is not None:
             return line
-        telling = [said for said in sentences(text) if _FORMULA.search(said) or re.search(r"\d", said)]
-        if telling and _COPULA.search(_FORMULA.sub("$", telling[-1])) and (said := _says(telling[-1].strip(" \n."))):
-            return said
-        found = _FORMULA.findall(text)
-        telling = [formula for formula in found if re.search(r"\d|\\(?:frac|sqrt|pi|infty|text)", formula)]
-        return _value((telling or found or [""])[-1]) or numbers.Numbers().last(numbers.plain(text))
+        return next(filter(None, map(self.sentence, reversed(sentences(text)))), None)
 
     def same(self, read: str, target: str) -> bool:
         """Whether both are the same, as `equal` says."""
@@ -165,27 +165,43 @@ def _inline(display: re.Match) -> str:
 
 
 def _says(said: str) -> str | None:
-    """What a sentence comes to: what it opens with, or what stands behind its last "is"; None where it is cut off."""
-    said = _ASIDE.sub("", said).strip()
-    *_, so = re.split(r",\s+(?:and\s+)?(?:so|thus|therefore|hence|giving)\b", said)
-    said = so.strip() if re.search(r"\d|\$", so) else said
+    """What stands behind "the answer is": a formula or number, a name, or a sentence that comes to one of them."""
+    said = _ASIDE.sub("", said.strip())
     if said.count("$") % 2 or said.count("{") != said.count("}"):
-        return None
+        return None  # cut off
     if not _prose(said):
         return _value(said.replace("$", ""))
+    opens = re.match(r"[\d.]*-?\$|-?\d", said) and not re.match(rf"(?:-?\$[^$]+\$|-?\d\S*)\s*{_COPULA.pattern}", said)
+    if found := _opening(said) if opens else _comes_to(said):
+        return found
+    name = re.search(r"(?:\b(?:is|are)\s+|^)((?:\S+\s?){1,4})$", said)
+    return _value(name[1]) if name else None
+
+
+def _comes_to(said: str) -> str | None:
+    """What a sentence comes to: what stands behind its last "is" or "so", else its last formula or number."""
+    said = _ASIDE.sub("", said.strip())
+    *_, so = re.split(r",\s+(?:and\s+)?(?:so|thus|therefore|hence|giving)\b", said)
+    said = so.strip() if re.search(r"\d|\$", so) else said
+    main = re.split(r",?\s+(?:when|where|attained|achieved|because|since)\b", said)[0]
+    said = main if re.search(r"\d|\$", main) else said
     masked = _FORMULA.sub(lambda formula: "$" * len(formula[0]), said)
     start = max((found.end() for found in _COPULA.finditer(masked)), default=0)
-    opens = re.match(r"(?:-?\$+|-?\d\S*)(?!\s*(?:is|are|equals?|=)\b)", masked)
-    tail = said if opens else said[start:]
-    if formulas := re.match(r"[\d.]*-?\$[^$]+\$(?:,?\s*(?:,|and\b|or\b)\s*-?\$[^$]+\$)*", tail):
+    if found := _opening(said[start:]):
+        return found
+    if formulas := _FORMULA.findall(said):
+        return _value(([formula for formula in formulas if _TELLING.search(formula)] or formulas)[-1])
+    return numbers.outcome(numbers.plain(said))
+
+
+def _opening(said: str) -> str | None:
+    """The formulas ("$x = 1$ or $x = 2$") or the plain expression with which `said` opens."""
+    if formulas := re.match(r"[\d.]*-?\$[^$]+\$(?:,?\s*(?:,|and\b|or\b)\s*-?\$[^$]+\$)*", said):
         return _value(formulas[0].replace("$", ""))
-    words = _WORDS.search(tail)
-    plain = tail[: words.start()].strip() if words else tail
-    if re.search(r"\d", plain) and "$" not in plain:
-        return _value(plain)
-    if formula := _FORMULA.search(tail):
-        return _value(formula[1])
-    return _value(tail) if start and len(tail.split()) <= 4 or len(said.split()) <= 4 else None
+    prose = _WORDS.search(said)
+    plain = said[: prose.start()].strip() if prose else said
+    whole = "$" not in plain and re.search(r"\d", plain) and plain.count("(") == plain.count(")")
+    return _value(plain) if whole and (not prose or "=" not in said[prose.start() :]) else None
 
 
 def _prose(text: str) -> bool:

@@ -35,7 +35,7 @@ class Letters:
 
     def plain(self, text: str) -> str:
         """`text` undressed, with the letter in place of an option that itself names letters, such as "Both A and C"."""
-        text = re.sub(r"^\s*A:\s*(?=\([A-J]\))", "Answer: ", plain(text))
+        text = re.sub(r"^\s*A:\s*(?=\(?[A-J][).])", "Answer: ", plain(text))
         for letter, option in zip(self.letters, self.options, strict=False):
             if re.search(r"\b[A-J]\W+(?:and|or|nor|&)\W+[A-J]\b", option) and self.options.count(option) == 1:
                 text = re.sub(re.escape(plain(option).rstrip(".")), f"({letter})", text, flags=re.IGNORECASE)
@@ -136,7 +136,7 @@ class Letters:
         if not head:
             named = self._opening_text(bare_tail)
             named = self._opening_text(tail) if named is None else named
-            unknown = re.match(r"[A-Z](?:\)|[.,]?\s*(?:\n|$))", tail)
+            unknown = re.match(rf"[A-Z](?:\)|[.,]?\s*(?:\n|$))|[{letters}]{{2,}}[.)]?\s*(?:\n|$)", tail)
             return UNDECIDED if unknown and named is None else named
         letter, rest = head[1].upper(), tail[head.end() :].split("\n")[0]
         if re.match(r"A\s+\w", tail) and self._opening_text(rest):
@@ -204,8 +204,8 @@ class Letters:
         return [s for s in spans if not any(o[0] <= s[0] and s[1] <= o[1] and o[1] - o[0] > s[1] - s[0] for o in spans)]
 
     def _named(self, text: str) -> str | None:
-        """The one option whose text occurs in `text`."""
-        return _one(letter for _, _, letter in self._texts(key(text)))
+        """The one option whose text occurs in `text`, behind its last "="."""
+        return _one(letter for _, _, letter in self._texts(key(text.rpartition("=")[2])))
 
     def _opening_text(self, text: str) -> str | None:
         """The option whose text `text` opens with, an article aside."""

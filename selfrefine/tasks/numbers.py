@@ -116,7 +116,7 @@ def numbers_in(text: str) -> list[str]:
 
 # words before the outcome of a calculation or an inference: the number meant stands after the last of them
 _OUTCOME = re.compile(
-    r"=|≈|\bequals?\b|\bequal to\b|\b(?:which|that)(?:'s| is| are| was| gives| leaves| means| makes| equals| totals)\b"
+    r"=|≈|\bequals?\b|\bequal to\b|\bequivalent to\b|\b(?:which|that)(?:'s| is| are| was| gives| leaves| means| makes| equals| totals)\b"
     r"|\bso\b(?! as\b|[^.,]*\benough\b)|\bor\b|\bthen\b|\bget\b|\bto find\b"
     r"|\bgiv(?:es?|ing)\b|\bleav(?:es?|ing)\b|\btotal of\b|\bleft with\b|\bmeans? that\b",
     re.IGNORECASE,
@@ -185,6 +185,8 @@ def outcome(sentence: str) -> str | None:
 
 class Numbers:
     """The reader for a question whose target is a number."""
+
+    options = ()
 
     def plain(self, text: str) -> str:
         """`text` in one typography; GSM8K's older "A: 18" is an "Answer: 18"."""

@@ -7,7 +7,7 @@ What a span says is the business of a reader: letters.py, numbers.py, latex.py.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 UNDECIDED = ""  # what a reader gives for a text that answers, but not with one answer ("A or B")
@@ -22,6 +22,8 @@ class Span(NamedTuple):
 
 class Reader(Protocol):
     """What a span says: a value, None where it holds none, or UNDECIDED, after which no later rule may guess."""
+
+    options: Sequence[str]
 
     def plain(self, text: str) -> str: ...
     def head(self, span: str) -> str | None: ...
@@ -51,8 +53,8 @@ _RIGHT = r"(?:correct|right|best|final|true|only|valid|most\ [\w-]+|more\ [\w-]+
 _STATED = re.compile(
     rf"""
     (?: (?<!another\ )(?<!other\ )(?<!one\ )(?<!possible\ )(?<!wrong\ )(?<!incorrect\ )(?<!previous\ )(?<!initial\ )(?<!first\ )
-        (?:\banswer | (?P<weak>\b(?:response|solution|conclusion|result)))
-      | \b(?:{_RIGHT}|the|my|answer)\s+(?:option|choice|selection) )
+        (?:\banswer | (?P<weak>\b(?:response|solution|conclusion|result\b(?!\ in))))
+      | \b(?:{_RIGHT}|the|my|our|answer)\s+(?:option|choice|selection) )
     (?:\s*\([^()\n]{{3,60}}\))?
     (?:\s+(?:to|for|among|from|here|of|in|that|which)\b[^.:=\n]{{0,100}}?)?  # "to the question", "for part 2"
     (?:,[^,.\n]{{1,40}},)?                                                 # ", then,"
@@ -105,13 +107,20 @@ _NEXT = re.compile(
     r"|\n\s*(?:Choose the answer to the question only from|Answer the following mathematical question)"
     r"|</?s>|<EOS|<\|[\w ]+\|>|<end_of_turn>|\[/?INST\]"
 )
+# "Great, let's solve this!", after which the question itself is repeated
+_RESTATES = re.compile(
+    r"\s*(?:sure|great|okay|ok|of course|certainly|alright|let|here|hello|hi|topic|context)\b"
+    r"(?:(?!\b(?:answer|option|choice)\b\W*(?:is|:)|\\boxed).)*",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def own_part(text: str) -> str:
     """The answer itself: after a reasoning block, up to the next question that the model goes on to invent."""
     text = text.rsplit("</think>", 1)[-1]
     for match in _NEXT.finditer(text):
-        if re.search(r"\w", text[: match.start()]):
+        before = text[: match.start()]
+        if re.search(r"\w", before) and not _RESTATES.fullmatch(before):
             return text[: match.start()]
     return text
 
@@ -138,7 +147,7 @@ def fields(text: str) -> list[Span]:
             except ValueError:
                 said = match[kind][1:-1]
         said = " ".join(said.split())
-        if said:
+        if re.search(r"[^\W_]|\\", said):  # not a blank to fill in, "___"
             joined = found and re.fullmatch(r"[\s,]*(?:or|and)[\s,]*", text[found[-1][1] : match.start()])
             found.append((f"{found[-1][0]} or {said}" if joined else said, match.end()))
     return [Span("text" if len(sentences(said)) > 1 or "\\boxed" in said else "head", said) for said, _ in found]
@@ -220,6 +229,8 @@ def _after(text: str, match: re.Match) -> Span | None:
         return Span("head", tail[denied.end() + instead.end() :]) if instead else None
     if not tail.strip():
         return None
+    if match["weak"] and len(sentences(tail[:600])) > 3:
+        return None  # the solution of a step
     heading = not text[: match.start()].strip() or re.match(r"[ \t]*\n", tail) or (match["weak"] and match["colon"])
     return Span("line" if heading and len(sentences(tail)) > 1 else "head", tail)
 
@@ -232,13 +243,15 @@ def _before(text: str, match: re.Match) -> Span | None:
     return Span("tail", said) if said.strip() else None
 
 
-def judged(text: str) -> list[Span]:
-    """Before a weaker verdict, such as "is correct" and "seems most plausible".
+def judged(text: str, reader: Reader) -> list[Span]:
+    """Before a weaker verdict on an option, such as "is correct" and "seems most plausible".
 
-    >>> judged("Ice melts, so B is correct.")
+    >>> from selfrefine.tasks.letters import Letters
+    >>> judged("Ice melts, so B is correct.", Letters(("ice", "water")))
     [Span(form='tail', text='Ice melts, so B ')]
     """
-    return [span for match in _JUDGED.finditer(text) for span in [_before(text, match)] if span]
+    found = _JUDGED.finditer(text) if reader.options else ()
+    return [span for match in found for span in [_before(text, match)] if span]
 
 
 def concluding(text: str, reader: Reader) -> list[Span]:
@@ -293,10 +306,13 @@ def find(text: str, reader: Reader, ended: bool = True) -> tuple[str | None, str
     text = own_part(text)
     marked, text = fields(text), reader.plain(text)  # a field is JSON, and its backslashes mean something
     again = [match.end() for match in _TAKEN_BACK.finditer(text)][-1:]
-    parts = [(text[start:], RULES[1:6]) for start in again] + [(text, RULES if ended else RULES[:-1])]
+    # nothing is guessed of a text that was cut off, or beside a field that holds no answer
+    parts = [(text[start:], RULES[1:6]) for start in again] + [
+        (text, RULES[:4] if marked else RULES if ended else RULES[:-1])
+    ]
     for part, rules in parts:
         for name, rule in rules:
-            spans = marked if rule is fields else rule(part, reader) if rule is concluding else rule(part)
+            spans = marked if rule is fields else rule(part, reader) if rule in (judged, concluding) else rule(part)
             for span in reversed(spans):
                 if span.form == "text":  # an answer of several sentences has an answer in it
                     found = find(span.text, reader)[0]
