@@ -46,7 +46,7 @@ def plain(text: str) -> str:
     text = re.sub(r"(?<![\d.,])\d{1,3}(?:\.\d{3})+,\d\d\b|(?<=€)\d+,\d\d\b", _continental, text)
     text = re.sub(r"(?<=\d)\s*(?:x|×|\*|\\times|\\cdot)\s*10\s?\^\s?\{?(-?\d\d?)\}?", r"e\1", text)
     text = re.sub(r"(?<![\d:])(\d\d?):00(?![\d:])", r"\1", text)  # an hour
-    text = re.sub(r"^(\W*)\d+[.)]\s+(?=[A-Za-z*])", r"\1", text, flags=re.MULTILINE)  # the number of a list's item
+    text = re.sub(r"^([^\w\n]*+)\d+[.)]\s+(?=[A-Za-z*])", r"\1", text, flags=re.MULTILINE)  # the number of a list's item
     return re.sub(r"\*\*|__|`|(?<!\d)\*(?=[$\d])|(?<=\d)\*(?!\s*[\d(])", "", text)
 
 
@@ -117,7 +117,7 @@ def numbers_in(text: str) -> list[str]:
 # words before the outcome of a calculation or an inference: the number meant stands after the last of them
 _OUTCOME = re.compile(
     r"=|≈|\bequals?\b|\bequal to\b|\bequivalent to\b|\b(?:which|that)(?:'s| is| are| was| gives| leaves| means| makes| equals| totals)\b"
-    r"|\bso\b(?! as\b|[^.,]*\benough\b)|\bor\b|\bthen\b|\bget\b|\bto find\b"
+    r"|\bso\b(?! as\b|[^.,]{0,60}\benough\b)|\bor\b|\bthen\b|\bget\b|\bto find\b"
     r"|\bgiv(?:es?|ing)\b|\bleav(?:es?|ing)\b|\btotal of\b|\bleft with\b|\bmeans? that\b",
     re.IGNORECASE,
 )
@@ -179,7 +179,8 @@ def outcome(sentence: str) -> str | None:
         return UNDECIDED
     direct = [match for match in new if _SAYS.search(_before(said, match))]
     if not direct and _SUBJECT.match(said[: new[0].start()]):
-        direct = [match for match in new[1:] if _VERB.search(said[new[0].end() : match.start()])]
+        verb = _VERB.search(said, new[0].end())
+        direct = [match for match in new[1:] if verb and verb.end() <= match.start()]
     return numbers_in((direct or new)[0][0])[0]
 
 

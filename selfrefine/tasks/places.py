@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+MOST = 50  # statements that are looked at, from the end: what a text repeats without end says nothing more
 UNDECIDED = ""  # what a reader gives for a text that answers, but not with one answer ("A or B")
 
 
@@ -60,7 +61,7 @@ _STATED = re.compile(
     (?:,[^,.\n]{{1,40}},)?                                                 # ", then,"
     \s*(?:{_IS}(?!\w)\s?:?|(?P<colon>[:=→])|\s[-–—]\s(?=\S{{1,12}}\s*$))
     | \banswer\s*(?=\(?[A-J]\b)
-    | ^\W*(?:final\ |correct\ )?(?P<heading>answer)[ \t]*$
+    | ^[^\w\n]*+(?:final\ |correct\ )?answer[ \t]*$
     | \b(?:I(?:'d|\s+would|\s+will|'ll)?|we|you)\s+(?:should\s+|would\s+|can\s+)?
       (?:choose|chose|pick|select|selected|go\s+with|opt\s+for|vote\s+for)\b
     """,
@@ -79,7 +80,7 @@ _JUDGED = re.compile(
     rf"""
     \b{_IS}\s+(?:(?!not\b|never\b|in?correct\b|partial)[\w-]+\s+){{0,2}}?(?:correct|right)(?!\s+(?:that|answer|option|choice)|\w)
     | \b(?:seems|appears|looks|is)\s+(?:the\s+)?most\s+(?:plausible|appropriate|suitable|reasonable|logical|accurate)\b
-    | (?:[:–—-]\s*(?:correct|right|yes|true)|[✅✓✔])\W*$                          # "C) rose: correct"
+    | (?:[:–—-]\s*(?:correct|right|yes|true)|(?<![✅✓✔])[✅✓✔]++)[^\w\n]*$                          # "C) rose: correct"
     """,
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
@@ -117,12 +118,16 @@ _RESTATES = re.compile(
 
 def own_part(text: str) -> str:
     """The answer itself: after a reasoning block, up to the next question that the model goes on to invent."""
-    text = text.rsplit("</think>", 1)[-1]
+    text = re.sub(r"\s{9,}", _gap, text.rsplit("</think>", 1)[-1])
     for match in _NEXT.finditer(text):
         before = text[: match.start()]
         if re.search(r"\w", before) and not _RESTATES.fullmatch(before):
             return text[: match.start()]
     return text
+
+
+def _gap(spaces: re.Match) -> str:
+    return "\n\n" if "\n" in spaces[0] else " "
 
 
 def sentences(text: str) -> list[str]:
@@ -172,7 +177,7 @@ def boxes(text: str) -> list[Span]:
     """
     found: list[str] = []
     end, any_box = -1, False
-    for match in _BOX.finditer(text):
+    for match in _matches(_BOX, text):
         any_box = True
         if text[match.end() : match.end() + 1] == "{":
             content = group(text, match.end())
@@ -217,9 +222,13 @@ def stated(text: str) -> list[Span]:
     >>> stated("So, steam is the correct answer.")
     [Span(form='tail', text='So, steam ')]
     """
-    found = [(match.start(), span) for match in _STATED.finditer(text) for span in [_after(text, match)] if span]
-    found += [(match.start(), span) for match in _VERDICT.finditer(text) for span in [_before(text, match)] if span]
-    return [span for _, span in sorted(found, key=lambda place: place[0])]
+    found = [(match.start(), _after(text, match)) for match in _matches(_STATED, text)]
+    found += [(match.start(), _before(text, match)) for match in _matches(_VERDICT, text)]
+    return [span for _, span in sorted(found, key=lambda place: place[0]) if span]
+
+
+def _matches(rule: re.Pattern, text: str) -> list[re.Match]:
+    return list(rule.finditer(text))[-MOST:]
 
 
 def _after(text: str, match: re.Match) -> Span | None:
@@ -250,8 +259,8 @@ def judged(text: str, reader: Reader) -> list[Span]:
     >>> judged("Ice melts, so B is correct.", Letters(("ice", "water")))
     [Span(form='tail', text='Ice melts, so B ')]
     """
-    found = _JUDGED.finditer(text) if reader.options else ()
-    return [span for match in found for span in [_before(text, match)] if span]
+    found = _matches(_JUDGED, text) if reader.options else []
+    return list(filter(None, (_before(text, match) for match in found)))
 
 
 def concluding(text: str, reader: Reader) -> list[Span]:
