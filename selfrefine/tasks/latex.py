@@ -6,82 +6,63 @@ from fractions import Fraction
 from selfrefine.tasks import numbers
 from selfrefine.tasks.places import CONCLUDES, sentences
 
-_THOUSANDS = re.compile(
-    r"(?<![\d,.])\d{1,3}(?:(?:,|\s*\{\s*,\s*\}\s*|,\s*\\!\s*|\\,|\\ | (?=\d{3} ?0?00\b))\d{3})+(?![\d])"
-)
 _TEXT = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)"
 _FORMULA = re.compile(r"-?\$([^$]+)\$")
-_FUNCTIONS = "sin|cos|tan|cot|sec|csc|log|sqrt|arcsin|arccos|arctan|and|mod|infinity"
-_SHORT = "is|in|so|of|to|we|it|if|as|by|be|at|on"
-_WORDS = re.compile(rf"(?<![\\a-zA-Z])(?!(?:{_FUNCTIONS})(?![a-zA-Z]))(?:[a-zA-Z]{{3,}}|(?:{_SHORT})\b)", re.IGNORECASE)
 _TELLING = re.compile(r"\d|\\(?:frac|sqrt|pi|infty|text)")  # more than a variable's name
-_MONEY = re.compile(r"\$(?=\d[\d,.]*(?:[\s.,;)\"]|$))")
-_COPULA = re.compile(
-    r"(?:\b(?:is in|is|are|equals?|be|was|(?:equal|equivalent|simplifies|reduces|factors|comes) to|factors as|becomes|get|gives?(?: us)?|"
-    r"has|have)|=|:\s)\s*:?\s*(?:the )?(?=[-$\d(\[\\])"
+_VARIABLE = r"(?:[a-zA-Z](?:_\{?\w+\}?)?|[a-zA-Z]\([a-zA-Z]\)|\\(?!frac|sqrt|text)[a-z]+)"
+_RELATION = r"=|\\equiv(?![a-z])"
+_FUNCTIONS = r"(?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|sqrt|and|mod|infinity"
+_WORDS = re.compile(
+    rf"(?<![\\a-zA-Z])(?!(?:{_FUNCTIONS})(?![a-zA-Z]))(?:[a-z]{{3,}}|(?:is|in|so|of|to|we|it|if|as|by|be|at|on)\b)",
+    re.I,
+)
+_COPULA = (
+    r"(?:\b(?:is in|is|are|equals?|be|was|(?:equal|equivalent|simplifies|reduces|factors|comes) to|factors as|becomes|get"
+    r"|gives?(?: us)?|has|have)|=|:\s)\s*:?\s*(?:the )?(?=[-$\d(\[\\])"
 )
 _ASIDE = re.compile(
     r"\s*\((?:[a-zA-Z']{2,}[ ,]*)+\)|,?\s+(?:which(?!\s(?:is|equals|gives))|where|when|because|since|as|for|if)\b[^$]*$"
 )
-_RELATION = r"=|\\equiv(?![a-z])"
-# in this order: what only changes the look goes, and of several names of one thing a single one stays
-_LOOK = [
-    (re.compile(pattern), form)
-    for pattern, form in (
-        (r"(?<!\\)\\ ", " "),
-        (r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits)(?![a-zA-Z])", ""),
-        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
-        (r"\\[dt]binom(?![a-zA-Z])", r"\\binom"),
-        (r"\\le(?:q|qslant)?(?![a-zA-Z])|≤|<=", r"\\le "),
-        (r"\\ge(?:q|qslant)?(?![a-zA-Z])|≥|>=", r"\\ge "),
-        (r"\\neq?(?![a-zA-Z])|≠|!=", r"\\ne "),
-        (r"\\(?:cdot|times)(?![a-zA-Z])|[×·*]", r"\\cdot "),
-        (r"\{bmatrix\}", "{pmatrix}"),
-        (r"\\lbrace(?![a-zA-Z])", r"\\{"),
-        (r"\\rbrace(?![a-zA-Z])", r"\\}"),
-        (
-            r"\\[vdt]?(?:mathbf|mathrm|mathit|mathsf|mathbb|textbf|textit|textrm|operatorname|mbox)(?![a-zA-Z])",
-            r"\\text",
-        ),
-        (r"π|(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi "),
-        (r"∞|(?<![\\a-zA-Z])inf(?:inity|ty)?(?![a-zA-Z])", r"\\infty "),
-        (r"∪", r"\\cup "),
-        (r"√|(?<![\\a-zA-Z])sqrt(?![a-zA-Z])", r"\\sqrt"),
-        (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
-        (r"[−–]", "-"),
-        (r",?\s*\\text\s*\{\s*,?\s*(?:and|or)\s*\}|,?\s+(?:and|or)\s+", ","),
-        (r"\\text\s*\{\s*([^{}]*?)\s*\}", r"\\text{\1}"),
-        (r"(?<=\d)(?:\^?\{?\\text\{(?:st|nd|rd|th)\}\}?|(?:st|nd|rd|th)\b)|\^\{(?:st|nd|rd|th)\}", ""),
-        (r"(?<=[\d})])\s+(?:[a-zA-Z]{2,}+\.?\s*)+(?:\^\{?[23]\}?)?$", ""),  # 10 square units
-        (r"(?<=\d)\s+(?=\d+/\d)", "\\\\mixed"),
-        (r"(?<!\\)\\[!,;:> ]|~|\\q?quad(?![a-zA-Z])|\\?\$|\\[()\[\]](?![a-zA-Z\d])|\\?%|\s+", ""),
-        (r"\^\{?\\circ\}?|\^?°|\\degree(?![a-zA-Z])", ""),
-        (r"(?<=[\d})])\\text\{[^{}]*\}(?:\^\{?[23]\}?)?$", ""),  # 10\text{ cm}^2
-        (r"\\text\{([^{}]*)\}", r"\1"),
-        (r"(?<=[\d})])\\cdot(?=[a-zA-Z\\(])", ""),  # 2 * pi
-        (r"^\+", ""),
-    )
-]
+_THOUSANDS = re.compile(
+    r"(?<![\d,.])\d{1,3}(?:(?:,|\s*\{\s*,\s*\}\s*|,\s*\\!\s*|\\,|\\ | (?=\d{3} ?0?00\b))\d{3})+(?!\d)"
+)
 _TERM = r"(?:\d*(?:\\pi|\\sqrt\{\w+\}|[a-z])+|\d+|\([^()]*\))"
-_SHAPE = [
-    (re.compile(pattern), form)
-    for pattern, form in (
-        (r"\\(frac|binom)(?:\{([^{}])\}|([^{}\\]))", r"\\\1{\2\3}"),  # \frac12 and \frac1{2} are \frac{1}{2}
-        (r"\\(frac|binom)(\{[^{}]*\})([^{}\\])", r"\\\1\2{\3}"),
-        (r"\\sqrt([^{\[\\])", r"\\sqrt{\1}"),
-        (r"([_^])\{(\w)\}", r"\1\2"),
-        (r"(?<![\d.])\.(?=\d)", "0."),
-        (r"(\.\d*?)0+(?!\d)", r"\1"),
-        (r"\.(?!\d)", ""),
-        (rf"(?:(?<![^(,\[{{}}&+\-=\\])|\\mixed)({_TERM})/({_TERM})(?![\w{{^])", r"\\frac{\1}{\2}"),
-        (r"\\frac\{\(([^()]*)\)\}", r"\\frac{\1}"),
-        (r"\\frac\{-([^{}+-]*)\}", r"-\\frac{\1}"),
-        (r"^\((\w)\)$", r"\1"),  # (C)
-        (r"^\{([^{}]*)\}$", r"\1"),
-        (r"[,;:]+$", ""),
-    )
-]
-_VARIABLE = r"(?:[a-zA-Z](?:_\{?\w+\}?)?|[a-zA-Z]\([a-zA-Z]\)|\\(?!frac|sqrt|text)[a-z]+)"
+_SIGNS = {"π": r"\pi ", "∞": r"\infty ", "∪": r"\cup ", "√": r"\sqrt", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne "}
+_SIGNS |= {"×": r"\cdot ", "·": r"\cdot ", "*": r"\cdot ", "−": "-", "–": "-", "°": ""}
+# in this order: what only changes the look goes, and of several names of one thing a single one stays
+_FORMS = (
+    (r"(?<!\\)\\ |~", " "),
+    (r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits)(?![a-zA-Z])", ""),
+    (r"\\[dtc](frac|binom)(?![a-zA-Z])", r"\\\1"),
+    (r"\\(le|ge|ne)(?:q|qslant)(?![a-zA-Z])", r"\\\1 "),
+    (r"\\times(?![a-zA-Z])", r"\\cdot "),
+    (r"\{bmatrix\}", "{pmatrix}"),
+    (r"\\[vdt]?(?:math(?:bf|rm|it|sf|bb)|text(?:bf|it|rm)|operatorname|mbox)(?![a-zA-Z])", r"\\text"),
+    (r"(?<![\\a-zA-Z])(pi|sqrt)(?![a-zA-Z])", r"\\\1 "),
+    (r"(?<![\\a-zA-Z])inf(?:inity|ty)?(?![a-zA-Z])", r"\\infty "),
+    (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+    (r",?\s*\\text\s*\{\s*,?\s*(?:and|or)\s*\}|,?\s+(?:and|or)\s+", ","),
+    (r"(?<=\d)(?:\^?\{?\\text\{(?:st|nd|rd|th)\}\}?|(?:st|nd|rd|th)\b)|\^\{(?:st|nd|rd|th)\}", ""),
+    (r"(?<=[\d})])\s+(?:[a-zA-Z]{2,}+\.?\s*)+(?:\^\{?[23]\}?)?$", ""),  # 10 square units
+    (r"(?<=\d)\s+(?=\d+/\d)", r"\\mixed"),
+    (r"(?<!\\)\\[!,;:> ]|\\q?quad(?![a-zA-Z])|\\?\$|\\[()\[\]](?![a-zA-Z\d])|\\?%|\s+", ""),
+    (r"\^\{?\\circ\}?|\^(?![\w{\\(-])|\\degree(?![a-zA-Z])", ""),
+    (r"(?<=[\d})])\\text\{[^{}]*\}(?:\^\{?[23]\}?)?$", ""),  # 10\text{ cm}^2
+    (r"\\text\{([^{}]*)\}", r"\1"),
+    (r"(?<=[\d})])\\cdot(?=[a-zA-Z\\(])", ""),  # 2 * pi
+    (r"\\(frac|binom)(?:\{([^{}])\}|([^{}\\]))", r"\\\1{\2\3}"),  # \frac12 and \frac1{2} are \frac{1}{2}
+    (r"\\(frac|binom)(\{[^{}]*\})([^{}\\])", r"\\\1\2{\3}"),
+    (r"\\sqrt([^{\[\\])", r"\\sqrt{\1}"),
+    (r"([_^])\{(\w)\}", r"\1\2"),
+    (r"(?<![\d.])\.(?=\d)", "0."),
+    (r"(\.\d*?)0+(?!\d)", r"\1"),
+    (r"\.(?!\d)", ""),
+    (rf"(?:(?<![^(,\[{{}}&+\-=\\])|\\mixed)({_TERM})/({_TERM})(?![\w{{^])", r"\\frac{\1}{\2}"),
+    (r"\\frac\{\(([^()]*)\)\}", r"\\frac{\1}"),
+    (r"\\frac\{-([^{}+-]*)\}", r"-\\frac{\1}"),
+    (r"^\((\w)\)$|^\{([^{}]*)\}$", r"\1\2"),  # (C)
+    (r"^\+|[,;:]+$", ""),
+)
 
 
 class Latex:
@@ -89,14 +70,15 @@ class Latex:
 
     options = ()
 
-    def plain(self, text: str) -> str:
-        r"""`text` without Markdown and doubled backslashes, every formula as $...$ on one line.
+    def same(self, read: str, target: str) -> bool:
+        """Whether both are the same, as `equal` says."""
+        return equal(read, target)
 
-        >>> Latex().plain(r"**So**\n\[ \\frac{2}{7} \]")
-        'So\\n$\\frac{2}{7}$'
-        """
-        commands = r"[dt]?frac|sqrt|boxed|begin|text|left|cdot|times|pi|circ|le|ge|[()\[]"
-        if re.search(rf"(?<!\\)\\\\(?:{commands})(?![a-z])", text):
+    def plain(self, text: str) -> str:
+        """`text` without Markdown, money and doubled backslashes, and every formula as $...$ on one line."""
+        if re.search(
+            r"(?<!\\)\\\\(?:[dt]?frac|sqrt|boxed|begin|text|left|cdot|times|pi|circ|[lg]e|[()\[])(?![a-z])", text
+        ):
             text = text.replace("\\\\", "\\")
         text = re.sub(r"\[asy\].*?\[/asy\]", "", text, flags=re.DOTALL)
         text = re.sub(r"\\(?:begin|end)\{(?:align|equation|gather)\*?\}", "$$", text)
@@ -104,59 +86,39 @@ class Latex:
         text = re.sub(rf"{_TEXT}\{{([^{{}}]*\b[Aa]nswer\b[^{{}}]*)\}}", r"\1", text)
         text = re.sub(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", _inline, text, flags=re.DOTALL)
         lines = text.split("\n")  # a dollar without its other half is money, or a formula that was cut off
-        return "\n".join(_MONEY.sub("", line) if line.count("$") % 2 else line for line in lines)
+        money = re.compile(r"\$(?=\d[\d,.]*(?:[\s.,;)\"]|$))")
+        return "\n".join(money.sub("", line) if line.count("$") % 2 else line for line in lines)
 
     def head(self, span: str) -> str | None:
-        """The formula, number or name with which the span opens, or to which its first sentence comes.
-
-        >>> [Latex().head(span) for span in (" $x=-4$ and $x=1$.", "The value of $y$ is $y = 9$.", "7 (no quotes)")]
-        ['-4,1', '9', '7']
-        """
+        """What stands behind "the answer is": a formula or number, a name, or a sentence that comes to one of them."""
         said = re.split(r"\.(?:\s|$)|\n", span.strip(" \n:*_").lstrip("}"))[0].strip()
-        return _says(said)
-
-    def tail(self, span: str) -> str | None:
-        """The formula or number that closes the span.
-
-        >>> Latex().tail("So $x$ or $9$ ")
-        '9'
-        """
-        found = re.search(r"\$([^$]+)\$\s*$", span)
-        return _value(found[1]) if found else numbers.Numbers().tail(numbers.plain(span))
+        said = _ASIDE.sub("", said)
+        if said.count("$") % 2 or said.count("{") != said.count("}"):
+            return None  # cut off
+        if not _prose(said):
+            return _value(said.replace("$", ""))
+        opens = re.match(r"[\d.]*-?\$|-?\d", said) and not re.match(rf"(?:-?\$[^$]+\$|-?\d\S*)\s*{_COPULA}", said)
+        if found := _opening(said) if opens else _comes_to(said):
+            return found
+        name = re.search(r"(?:\b(?:is|are)\s+|^)((?:\S+\s?){1,4})$", said)
+        return _value(name[1]) if name else None
 
     def line(self, span: str) -> str | None:
-        """An expression that is the first line, and nothing else.
-
-        >>> [Latex().line(span) for span in ("(3, 4)", "= 2x + 1", "So it is 4")]
-        ['(3,4)', '2x+1', None]
-        """
+        """An expression that is the first line, and nothing else: "(3, 4)", "= 2x + 1"."""
         line = span.strip().split("\n")[0].strip("*#`$ ")
         return None if _prose(line) or "$" in line else _value(line)
 
     def sentence(self, span: str) -> str | None:
-        """The formula to which a concluding sentence comes.
-
-        >>> Latex().sentence("Hence the area is $2 + 3 = 5$ for all $x$.")
-        '5'
-        """
+        """What a sentence with a formula or number comes to: "Hence the area is $2 + 3 = 5$ for all $x$"."""
         so = CONCLUDES.match(span)
-        says = _FORMULA.search(span) or re.search(r"\d", span)
-        return _comes_to(span[so.end() if so else 0 :].strip(" \n.,:")) if says else None
+        return _comes_to(span[so.end() if so else 0 :].strip(" \n.,:")) if re.search(r"\$|\d", span) else None
+
+    tail = sentence
 
     def last(self, text: str) -> str | None:
-        """The last line, where it is an expression, else what the last sentence that has a formula or number comes to.
-
-        >>> Latex().last("so $z = 4$ for all $x$")
-        '4'
-        """
+        """The last line, where it is an expression, else what the last sentence with a formula or number comes to."""
         line = self.line(text.strip().split("\n")[-1])
-        if line is not None:
-            return line
-        return next(filter(None, map(self.sentence, reversed(sentences(text)))), None)
-
-    def same(self, read: str, target: str) -> bool:
-        """Whether both are the same, as `equal` says."""
-        return equal(read, target)
+        return line or next(filter(None, map(self.sentence, reversed(sentences(text)))), None)
 
 
 def _inline(display: re.Match) -> str:
@@ -164,33 +126,24 @@ def _inline(display: re.Match) -> str:
     return formula if "nswer" in formula else f"${formula}$"
 
 
-def _says(said: str) -> str | None:
-    """What stands behind "the answer is": a formula or number, a name, or a sentence that comes to one of them."""
-    said = _ASIDE.sub("", said.strip())
-    if said.count("$") % 2 or said.count("{") != said.count("}"):
-        return None  # cut off
-    if not _prose(said):
-        return _value(said.replace("$", ""))
-    opens = re.match(r"[\d.]*-?\$|-?\d", said) and not re.match(rf"(?:-?\$[^$]+\$|-?\d\S*)\s*{_COPULA.pattern}", said)
-    if found := _opening(said) if opens else _comes_to(said):
-        return found
-    name = re.search(r"(?:\b(?:is|are)\s+|^)((?:\S+\s?){1,4})$", said)
-    return _value(name[1]) if name else None
+def _prose(text: str) -> bool:
+    return bool(_WORDS.search(re.sub(rf"\\(?:begin|end)\{{\w+\}}|{_TEXT}\{{[^{{}}]*\}}|\$[^$]*\$", "", text)))
 
 
 def _comes_to(said: str) -> str | None:
-    """What a sentence comes to: what stands behind its last "is" or "so", else its last formula or number."""
+    """What a sentence comes to: what stands behind its last "so" or "is", else its last formula or number."""
     said = _ASIDE.sub("", said.strip())
-    *_, so = re.split(r",\s+(?:and\s+)?(?:so|thus|therefore|hence|giving)\b", said)
-    said = so.strip() if re.search(r"\d|\$", so) else said
-    main = re.split(r",?\s+(?:when|where|attained|achieved|because|since)\b", said)[0]
-    said = main if re.search(r"\d|\$", main) else said
+    for cut, part in ((r",\s+(?:and\s+)?(?:so|thus|therefore|hence|giving)\b", -1),) + (
+        (r",?\s+(?:when|where|attained|achieved|because|since)\b", 0),
+    ):
+        rest = re.split(cut, said)[part].strip()
+        said = rest if re.search(r"\d|\$", rest) else said
     masked = _FORMULA.sub(lambda formula: "$" * len(formula[0]), said)
-    start = max((found.end() for found in _COPULA.finditer(masked)), default=0)
+    start = max((found.end() for found in re.finditer(_COPULA, masked)), default=0)
     if found := _opening(said[start:]):
         return found
     if formulas := _FORMULA.findall(said):
-        return _value(([formula for formula in formulas if _TELLING.search(formula)] or formulas)[-1])
+        return _value((list(filter(_TELLING.search, formulas)) or formulas)[-1])
     return numbers.outcome(numbers.plain(said))
 
 
@@ -204,16 +157,11 @@ def _opening(said: str) -> str | None:
     return _value(plain) if whole and (not prose or "=" not in said[prose.start() :]) else None
 
 
-def _prose(text: str) -> bool:
-    return bool(_WORDS.search(re.sub(rf"\\(?:begin|end)\{{\w+\}}|{_TEXT}\{{[^{{}}]*\}}|\$[^$]*\$", "", text)))
-
-
 def _value(formula: str) -> str | None:
     """One answer normalised: exact rather than rounded, and of a calculation without variables its outcome."""
     exact, _, rounded = re.sub(r"≈|\\approx(?![a-z])", "≈", formula).partition("≈")
     formula = rounded if rounded and re.fullmatch(rf"\s*{_VARIABLE}\s*", exact) else exact
-    formula = re.sub(r"^[\s&]+|(?:[\s&.,;]|\\\\)+$", "", formula)
-    formula = formula.strip("\"'“” ")
+    formula = re.sub(r"^[\s&]+|(?:[\s&.,;]|\\\\)+$", "", formula).strip("\"'“” ")
     left, _, right = formula.rpartition("=")
     calculation = not re.search(r"(?<![\\a-z])[a-z]", re.sub(rf"^\s*{_VARIABLE}\s*=", "", left), re.IGNORECASE)
     found = normalise(right if calculation else formula)
@@ -225,13 +173,12 @@ def normalise(answer: str) -> str:
     text = answer.strip().rstrip(".")
     if not re.match(r"\$?(?:\\left)?\s*(?:\\\{|[(\[])", text):  # 1,234 is a number, (1,234) a point
         text = _THOUSANDS.sub(lambda found: re.sub(r"\D", "", found[0]), text)
-    for pattern, form in _LOOK:
-        text = pattern.sub(form, text)
+    text = re.sub(r"[<>]=", lambda sign: "≤" if sign[0] == "<=" else "≥", text).translate(str.maketrans(_SIGNS))
+    for pattern, form in _FORMS:
+        text = re.sub(pattern, form, text)
     names = re.findall(rf"(?:^|,)({_VARIABLE})(?:=|\\in(?![a-z]))(?=.)", text)
     if len(set(names)) == 1:  # x=5, and x=1,x=2
         text = re.sub(rf"(^|,){re.escape(names[0])}(?:=|\\in(?![a-z]))", r"\1", text)
-    for pattern, form in _SHAPE:
-        text = pattern.sub(form, text)
     if re.fullmatch(r"[^,]*\\pm(?![a-z])[^,]*", text):
         text = ",".join(text.replace("\\pm", sign).removeprefix("+") for sign in "+-")
     return text.lower() if re.fullmatch(r"[a-zA-Z]{2,}", text) else text
@@ -240,67 +187,57 @@ def normalise(answer: str) -> str:
 def equal(one: str, other: str) -> bool:
     """Whether two answers are the same once normalised: as text, as plain numbers, or part by part in a list.
 
-    A list without brackets or in braces is a set of solutions, so that its order does not matter.
+    A list without brackets or in braces is a set of solutions, so that its order does not matter. Of an equation beside
+    a value its right side counts, and of "(B) Circle" beside the option "(B)" its letter.
     """
     option = re.fullmatch(r"\(?([A-Z])\)", re.sub(rf"{_TEXT}\{{([^{{}}]*)\}}", r"\1", other).strip("$ "))
     one, other = normalise(one), normalise(other)
-    if not one or not other:
-        return False
     if option and re.match(rf"\(?{option[1]}[).:]", one):
         return True
     if bool(re.search(_RELATION, one)) != bool(re.search(_RELATION, other)):
         one, other = (re.sub(r"\\pmod.*", "", re.split(_RELATION, side)[-1]) for side in (one, other))
-    (opening, parts, closing), (opening2, parts2, closing2) = _parts(one), _parts(other)
-    unordered = {opening, opening2} <= {"", "\\{"}
-    if len(parts) != len(parts2) or (not unordered and (opening, closing) != (opening2, closing2)):
+    (brackets, parts), (brackets2, parts2) = _parts(one), _parts(other)
+    if {brackets, brackets2} <= {"", "\\{\\}"}:
+        parts, parts2 = (sorted(each, key=lambda part: str(_number(part) or part)) for each in (parts, parts2))
+    elif brackets != brackets2:
         return False
-    if unordered:
-        parts, parts2 = sorted(parts, key=_order), sorted(parts2, key=_order)
-    return all(_same(a, b) for a, b in zip(parts, parts2, strict=True))
+    return bool(one and other) and len(parts) == len(parts2) and all(map(_same, parts, parts2))
 
 
-def _parts(text: str) -> tuple[str, list[str], str]:
-    """A list, tuple or interval as (opening, parts, closing), split at the commas outside of all brackets."""
-    opening, inner, closing = "", text, ""
-    if match := re.fullmatch(r"(\\\{|[(\[])(.*)(\\\}|[)\]])", text):
-        opening, inner, closing = match.groups()
+def _parts(text: str) -> tuple[str, list[str]]:
+    """The brackets around a list, tuple or interval, and its parts."""
+    parts = _split(text)
+    if len(parts) == 1 and (match := re.fullmatch(r"(\\\{|[(\[])(.*)(\\\}|[)\]])", text)):
+        inner = _split(match[2])
+        return (match[1] + match[3], inner) if len(inner) > 1 else ("", parts)
+    return "", parts
+
+
+def _split(text: str) -> list[str]:
+    """`text` split at the commas outside of all brackets."""
     parts, depth = [""], 0
-    for sign in inner:
+    for sign in text:
         depth += (sign in "([{") - (sign in ")]}")
-        if depth < 0:  # "(1,2),(3,4)": the outer signs are not a pair
-            return _split_plain(text)
         if sign == "," and depth == 0:
             parts.append("")
         else:
             parts[-1] += sign
-    return (opening, parts, closing) if len(parts) > 1 else ("", [text], "")
-
-
-def _split_plain(text: str) -> tuple[str, list[str], str]:
-    return "", re.split(r"(?<=[)\]]),(?=[(\[])", text), ""
+    return parts
 
 
 def _number(text: str) -> Fraction | None:
     """The value of a normalised answer that is one plain number, fraction or mixed number."""
     if len(text) > numbers.LONGEST:
         return None
-    found = re.fullmatch(r"(-?)(\d*)\\frac\{(-?\d+)\}\{(-?\d*[1-9]\d*)\}", text)
-    if found:
+    if found := re.fullmatch(r"(-?)(\d*)\\frac\{(-?\d+)\}\{(-?\d*[1-9]\d*)\}", text):
         value = int(found[2] or 0) + Fraction(int(found[3]), int(found[4]))
         return -value if found[1] else value
     return numbers.value(text) if re.fullmatch(r"-?\d+(?:\.\d+)?", text) else None
 
 
-def _order(part: str) -> str:
-    number = _number(part)
-    return part if number is None else numbers.canonical(number)
-
-
 def _same(one: str, other: str) -> bool:
-    if one == other:
+    if one == other or (_number(one) is not None and _number(one) == _number(other)):
         return True
-    if _number(one) is not None and _number(other) is not None:
-        return _number(one) == _number(other)
     if all("{pmatrix}" in side for side in (one, other)):
         cells, cells2 = (re.split(r"&|\\\\", re.sub(r"\\(?:begin|end)\{pmatrix\}", "", side)) for side in (one, other))
         return len(cells) == len(cells2) and all(map(_same, cells, cells2))

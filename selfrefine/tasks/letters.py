@@ -13,14 +13,20 @@ _NEGATION = re.compile(
 )
 _DENIED = re.compile(
     r"[\s\"').:,\]]*(?:[\w-]+\s+){0,3}?(?:(?:is|are|was|does|do|can|could|would|has|have|may|might)\b(?:\s+\w+)?\s*"
-    r"(?:not|never)\b|\w+n't\b|cannot\b|(?:is|are|was|be|seems?)\s+(?:\w+\s+)?(?:excluded|incorrect|wrong|false|irrelevant|un\w+|eliminated|ruled))",
+    r"(?:not|never)\b|\w+n't\b|cannot\b|(?:is|are|was|be|seems?)\s+(?:\w+\s+)?"
+    r"(?:excluded|incorrect|wrong|false|irrelevant|un\w+|eliminated|ruled))",
     re.IGNORECASE,
 )
 _TURN = re.compile(r";|\bbut\b|\bleav\w+\b|,\s+(?:so|therefore|hence|thus)\b", re.IGNORECASE)
 _HEDGED = re.compile(rf"{_NEGATION.pattern}|\b(?:could|might|may|possib\w+|if)\b", re.IGNORECASE)
+_CLOSES = re.compile(
+    rf"(?:{CONCLUDES.pattern})|\s*(?:conclusion|it\ is|it's|this\ is|in\ this\ case)\b"
+    r"|.*\b(?:most\ likely|most\ \w+\ (?:option|choice)|best)\b",
+    re.VERBOSE | re.IGNORECASE | re.DOTALL,
+)
 _FILLER = re.compile(
-    r"(?:[\s:,=>\"'\[({<]|-(?!\d)|(?:option|choice|letter|answer|either|both|likely|probably|therefore|thus|clearly|definitely|indeed|"
-    r"simply|actually|most|the|that|is|to|I think it|going to be|obviously|certainly)(?=[\s:,]))*",
+    r"(?:[\s:,=>\"'\[({<]|-(?!\d)|(?:option|choice|letter|answer|either|both|likely|probably|therefore|thus|clearly|"
+    r"definitely|indeed|simply|actually|most|the|that|is|to|I think it|going to be|obviously|certainly)(?=[\s:,]))*",
     re.IGNORECASE,
 )
 
@@ -29,9 +35,21 @@ class Letters:
     """The reader for a question with `options`."""
 
     def __init__(self, options: Sequence[str]):
-        self.options = options
-        self.letters = LETTERS[: len(options)]
-        self.keys = [key(option) for option in options]
+        self.options, self.letters = options, LETTERS[: len(options)]
+        self.by_letter = dict(zip(self.letters, map(key, options), strict=False))
+        letters, either = self.letters, self.letters + self.letters.lower()
+        self.mention = re.compile(  # an unmistakable form: "(C)", "C)", "C.", "option C", "is C", "C or D", "C remains"
+            rf"[(\[<{{\"']\s*([{either}])\s*[)\]>}}\"'][.:]?|(?<![\w'.°-])([{either}])\)"
+            rf"|\b(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer|OPTION|ANSWER)s?[\s:]+[\"'(]?([{letters}])\b(?!'\w)"
+            rf"|(?:^|(?<=\s))([{letters}])(?:[.:](?=\s|$)|(?=,?\s+(?:or|and)\s+\(?[{letters}]\b))"
+            rf"|(?:\b(?:is|be|or|and|but|with|choose|pick)|'s|:)\s+([{letters}])(?=\s*$|\s+(?:that|but)\b|,)"
+            rf"|(?:^|(?<=\s))([{letters}])(?=\s+(?:remains|fits|works|it\s+is|is\s+(?:left|better|best|right|correct))\b)"
+            rf"|(?<=[{letters}]\s)(?:or|and)\s+([{letters}])\b"
+        )
+
+    def same(self, read: str, target: str) -> bool:
+        """Whether that is the right letter."""
+        return read == target
 
     def plain(self, text: str) -> str:
         """`text` undressed, with the letter in place of an option that itself names letters, such as "Both A and C"."""
@@ -42,70 +60,45 @@ class Letters:
         return text
 
     def head(self, span: str) -> str | None:
-        """The option that `span` opens with, else the one that its first sentence names.
-
-        >>> [Letters(("ice", "water")).head(span) for span in (" most likely (B)", "ice.", "A or B", "cold")]
-        ['B', 'A', '', None]
-        """
+        """The option that `span` opens with ("most likely (B)", "ice"), else the one that its first sentence names."""
         if self._walks(span):
             return None
-        found = self._at_head(span)
+        found = self._opens(span)
         return self._affirmed(sentences(span.lstrip())[:1]) if found is None else found
 
     def tail(self, span: str) -> str | None:
-        """The option that `span` closes with.
-
-        >>> [Letters(("ice", "water")).tail(span) for span in ("Unlike A, option B ", "So water ", "I do not think B ")]
-        ['B', 'B', None]
-        """
-        if _NEGATION.search(re.split(r",", _TURN.split(span)[-1])[-1]):
+        """The option that `span` closes with: "Unlike A, option B", "So water"."""
+        if _NEGATION.search(_TURN.split(span)[-1].rpartition(",")[2]):
             return None
         named = [letter for _, _, letter in self._mentions(span)]
         named += re.findall(rf"(?:^|[\s(\"'])([{self.letters}])[\")',]*\s*$", span)
         several = re.search(rf"\b(?:or|and)\s+[(\"']*(?:option\s+)?[{self.letters}]\b[^.]{{0,40}}$", span)
-        if named:
-            return UNDECIDED if several else named[-1]
-        return self._named(span)
+        return (UNDECIDED if several else named[-1]) if named else self._named(span)
 
     def line(self, span: str) -> str | None:
-        """The letter or the option's text that is the first line, or with which it opens: "C) text. Because ..."
-
-        >>> [Letters(("ice", "water")).line(span) for span in ("(b)", "Water.", "A) ice, as", "A good one")]
-        ['B', 'B', 'A', None]
-        """
-        first = span.strip().split("\n")[0]
+        """The option that is the first line ("(b)", "Water."), or with which it opens: "C) text. Because ..."."""
+        first, letters = span.strip().split("\n")[0], self.letters
         if self._walks(span):
             return None
-        if named := self._whole(first):
-            return named
-        lower = self.letters.lower()
         opens = re.match(
-            rf"[\"'(\[]*(?:[{self.letters}](?:[)\].:,\"']|\s*$|\s+(?:[-–—:]|because\b|since\b|as\b)|--)|[{lower}](?:[)\]]|\.?\s*$|\.\s))",
+            rf"[\"'(\[]*(?:[{letters}](?:[)\].:,\"']|\s*$|\s+(?:[-–—:]|because\b|since\b|as\b)|--)"
+            rf"|[{letters.lower()}](?:[)\]]|\.?\s*$|\.\s))",
             first,
         )
-        by_text = re.match(rf"[\"'(\[]*([{self.letters}])\s(.*)", first)
-        if opens or (by_text and any(begin == 0 for begin, _, _ in self._texts(key(by_text[2])))):
-            return self._at_head(first[:1].upper() + first[1:])
-        return None
+        text = re.match(rf"[\"'(\[]*[{letters}]\s(.*)", first)  # "C water"
+        opens = opens or (text and any(begin == 0 for begin, _, _ in self._texts(key(text[1]))))
+        return self._whole(first) or (self._opens(first[:1].upper() + first[1:]) if opens else None)
 
     def sentence(self, span: str) -> str | None:
-        """The one option that a sentence names and does not deny, by letter, or in a conclusion by text.
-
-        >>> [Letters(("ice", "water")).sentence(span) for span in ("It is not A but B.", "So it is ice.", "A or B.")]
-        ['B', 'A', '']
-        """
+        """The one option that a sentence names and does not deny, by letter ("It is not A but B"), or at its close by
+        text ("So it is ice")."""
         named = self._affirmed([span])
         complete = re.search(r"[.!\"')]\s*$", span)
-        if named is None and complete and CONCLUDES.match(span) and not _HEDGED.search(span):
-            named = self._named(span)
-        return named
+        closes = named is None and complete and _CLOSES.match(span) and not _HEDGED.search(span)
+        return self._named(span) if closes else named
 
     def last(self, text: str) -> str | None:
-        """The one option that the last line names, or the only one that the text does.
-
-        >>> Letters(("ice", "water")).last("Of all, option B fits. It rises.")
-        'B'
-        """
+        """The one option that the last line names, or the only one that the text does, unless both are a walk's end."""
         lines, every = [line for line in text.split("\n") if line.strip()], sentences(text)
         said = sentences(lines[-1]) if lines else []
         if not said:
@@ -114,56 +107,49 @@ class Letters:
             rf"[\s(\[-]*(?:[Oo]ption |[Cc]hoice )?[(\"]?([{self.letters}])(?:[).:\]\",]|\s+(?:says|is)\b)"
         )
         items = {found[1] for part in [*lines, *said] if (found := item.match(part))}
-        named = None
-        if len(items) <= 1 or not (item.match(said[-1]) or item.match(lines[-1])):  # else the end of a walk
-            named = self._whole(lines[-1]) or self._affirmed(said[-1:])
-            complete = re.search(r"[.!\"')]\s*$", said[-1])
-            if named is None and complete and not _HEDGED.search(said[-1]) and _CLOSES.match(said[-1]):
-                named = self._named(said[-1])
-            named = self._affirmed(said) if named is None else named
-        named = self._affirmed(every) if named is None else named
-        return self._named(text) if named is None and len(every) <= 2 else named
+        tries = (
+            []
+            if len(items) > 1 and (item.match(said[-1]) or item.match(lines[-1]))
+            else [self._whole(lines[-1]), self.sentence(said[-1]), self._affirmed(said)]
+        )
+        tries += [self._affirmed(every), self._named(text) if len(every) <= 2 else None]
+        return next((named for named in tries if named is not None), None)
 
-    def same(self, read: str, target: str) -> bool:
-        """Whether that is the right letter."""
-        return read == target
-
-    def _at_head(self, tail: str) -> str | None:
-        letters = self.letters
-        bare_tail, tail = tail.lstrip(" \n:"), tail[_FILLER.match(tail).end() :]
+    def _opens(self, span: str) -> str | None:
+        """The option that `span` opens with, after fillers: "C", "(C) text", "most likely option C", or its text."""
+        letters, bare = self.letters, span.lstrip(" \n:")
+        span = span[_FILLER.match(span).end() :]
         lower = rf"[{letters.lower()}](?=[)\]}}>\"'.]*\s*(?:\n|$)|[)\]])"
-        head = re.match(rf"([{letters}]|{lower})(?![\w'/^·*+=°]|-\w|\.\d|\(\w|\s[=+])[)\]}}>\"'.:]*", tail)
+        head = re.match(rf"([{letters}]|{lower})(?![\w'/^·*+=°]|-\w|\.\d|\(\w|\s[=+])[)\]}}>\"'.:]*", span)
         if not head:
-            named = self._opening_text(bare_tail)
-            named = self._opening_text(tail) if named is None else named
-            unknown = re.match(rf"[A-Z](?:\)|[.,]?\s*(?:\n|$))|[{letters}]{{2,}}[.)]?\s*(?:\n|$)", tail)
+            named = self._opening_text(bare)
+            named = self._opening_text(span) if named is None else named
+            unknown = re.match(rf"[A-Z](?:\)|[.,]?\s*(?:\n|$))|[{letters}]{{2,}}[.)]?\s*(?:\n|$)", span)
             return UNDECIDED if unknown and named is None else named
-        letter, rest = head[1].upper(), tail[head.end() :].split("\n")[0]
-        if re.match(r"A\s+\w", tail) and self._opening_text(rest):
+        letter, rest = head[1].upper(), span[head.end() :].split("\n")[0]
+        if re.match(r"A\s+\w", span) and self._opening_text(rest):
             return self._opening_text(rest)  # "The answer is A good friend": an article
-        own = re.escape(self.keys[letters.index(letter)]).replace(r"\ ", r"\s+")
-        rest = re.sub(rf"^[\s–—:-]*{own}", "", rest, flags=re.IGNORECASE)
+        own = re.escape(self.by_letter[letter]).replace(r"\ ", r"\s+")
         also = re.match(
             rf"\W*(?:\bor\b|\band\b|/|&|,)\W*(?:or\s+|and\s+)?(?:option\s+)?\(?([{letters}])\b(?!'|\s+(?!or\b|and\b)\w+)"
             rf"|[.,;\s]*\(([{letters}])\)|\s+([{letters}])\s*$",
-            rest,
+            re.sub(rf"^[\s–—:-]*{own}", "", rest, flags=re.IGNORECASE),
         )
         return UNDECIDED if also and letter not in also.groups() else letter
 
     def _whole(self, text: str) -> str | None:
         """The option that is all of `text`: its letter, letter and text, or a text that no other option has."""
-        same = [letter for letter, own in zip(self.letters, self.keys, strict=False) if own == key(text)]
+        whole = key(text)
+        same = [letter for letter, own in self.by_letter.items() if own == whole]
         bare = re.fullmatch(rf"\W*(?:([{self.letters}])|([{self.letters.lower()}]))\W*", text)
         if bare and (bare[1] or not same):
             return (bare[1] or bare[2]).upper()
-        for letter, own in zip(self.letters, self.keys, strict=False):
-            if re.fullmatch(rf"\W*{letter}\W+{re.escape(own)}", key(text), re.IGNORECASE):
-                return letter
-        return _one(same)
+        both = [x for x, own in self.by_letter.items() if re.fullmatch(rf"\W*{x.lower()}\W+{re.escape(own)}", whole)]
+        return both[0] if both else _one(same)
 
-    def _walks(self, tail: str) -> bool:
-        """Whether `tail` begins a walk through the options, "A) ... B) ...", as Table 6's demonstration does."""
-        lines = [line for line in tail.split("\n") if line.strip()]
+    def _walks(self, span: str) -> bool:
+        """Whether `span` begins a walk through the options, "A) ... B) ...", as Table 6's demonstration does."""
+        lines = [line for line in span.split("\n") if line.strip()]
         item = re.compile(rf"[\s(\[-]*([{self.letters}])[).:\]]")
         items = [(at, found[1]) for at, line in enumerate(lines) if (found := item.match(line))]
         if [letter for _, letter in items[:2]] != ["A", "B"] or items[0][0] != 0:
@@ -172,15 +158,8 @@ class Letters:
         return items[1][0] == 1 or self._whole(lines[0]) is None
 
     def _mentions(self, text: str) -> list[tuple[int, int, str]]:
-        """Where `text` names options in an unmistakable form: "(C)", "C)", "C.", "option C"; as (start, end, letter)."""
-        letters, either = self.letters, self.letters + self.letters.lower()
-        pattern = (
-            rf"[(\[<{{\"']\s*([{either}])\s*[)\]>}}\"'][.:]?|(?<![\w'.°-])([{either}])\)"
-            rf"|\b(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer|OPTION|ANSWER)s?[\s:]+[\"'(]?([{letters}])\b(?!'\w)"
-            rf"|(?:^|(?<=\s))([{letters}])(?:[.:](?=\s|$)|(?=,?\s+(?:or|and)\s+\(?[{letters}]\b))"
-            rf"|(?:\b(?:is|be|or|and|but|with|choose|pick)|'s|:)\s+([{letters}])(?=\s*$|\s+(?:that|but)\b|,)|(?:^|(?<=\s))([{letters}])(?=\s+(?:remains|fits|works|it\s+is|is\s+(?:left|better|best|right|correct))\b)|(?<=[{letters}]\s)(?:or|and)\s+([{letters}])\b"
-        )
-        found = re.finditer(pattern, text)
+        """Where `text` names options, as (start, end, letter)."""
+        found = self.mention.finditer(text)
         return [(match.start(match.lastindex), match.end(), match[match.lastindex].upper()) for match in found]
 
     def _affirmed(self, said: Iterable[str]) -> str | None:
@@ -196,9 +175,9 @@ class Letters:
     def _texts(self, text: str) -> list[tuple[int, int, str]]:
         """Where `text`, a key, holds options' texts, as (start, end, letter); not those inside a longer one found."""
         spans = []
-        for letter, own in zip(self.letters, self.keys, strict=False):
+        for letter, own in self.by_letter.items():
             bare = re.sub(r"^(?:that|the|an?|to) (?=\S)", "", own)
-            for form in {own} | ({bare} - set(self.keys)):
+            for form in {own} | ({bare} - set(self.by_letter.values())):
                 pattern = rf"(?<![\w/^-])(?<!\d[.,]){re.escape(form)}(?![\w/^]|[.,]\d|-\w)"
                 spans += [(match.start(), match.end(), letter) for match in re.finditer(pattern, text) if form]
         return [s for s in spans if not any(o[0] <= s[0] and s[1] <= o[1] and o[1] - o[0] > s[1] - s[0] for o in spans)]
@@ -214,17 +193,11 @@ class Letters:
         return _one(letter for begin, _, letter in self._texts(opening) if begin in starts)
 
 
-_CLOSES = re.compile(
-    rf"{CONCLUDES.pattern}|\s*(?:conclusion|it is|it's|this is|in this case)\b|.*\b(?:most likely|most \w+ (?:option|choice)|best)\b",
-    re.IGNORECASE | re.DOTALL,
-)
-
-
 def plain(text: str) -> str:
     """`text` without Markdown and LaTeX dress, so that "**(C)**" and "$\\text{C}$" are "(C)" and "C"."""
     text = re.sub(r"\\(?:text|textbf|mathrm|mathbf|textit|mbox)\s*\{([^{}]*)\}", r"\1", text)
     text = re.sub(r"\\[()\[\]]|\*\*+|(?<![\w)\]])\*|\*(?![\w(\[])|`+|\$|^[#>]+\s*", "", text, flags=re.MULTILINE)
-    return re.sub(r"[“”]", '"', re.sub(r"[‘’]", "'", text))
+    return text.translate(str.maketrans("“”‘’", "\"\"''"))
 
 
 def key(text: str) -> str:

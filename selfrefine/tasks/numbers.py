@@ -1,6 +1,7 @@
 """What a span says as a number: which of its numbers is meant, and its exact value."""
 
 import re
+from decimal import Context, Decimal, Inexact
 from fractions import Fraction
 
 from selfrefine.tasks.places import CONCLUDES, UNDECIDED, sentences
@@ -22,44 +23,141 @@ _NUMBER = re.compile(
     """,
     re.VERBOSE,
 )
-
-_UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
-_WORDS = {word: value for value, word in enumerate(f"{_UNITS} seventeen eighteen nineteen".split())}
-_WORDS |= {
-    word: 20 + 10 * at for at, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split())
-}
+_ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_WORDS = {word: value for value, word in enumerate([*_ONES.split(), "eighteen", "nineteen"])}
+_WORDS |= {word: 20 + 10 * at for at, word in enumerate(_TENS.split())}
 _WORD = rf"(?:{'|'.join(sorted(_WORDS, key=len, reverse=True))}|hundred|thousand)"
 _IN_WORDS = re.compile(rf"\b{_WORD}(?:[ -](?:and )?{_WORD})*\b(?! of\b)", re.IGNORECASE)
 _RANGE = re.compile(r"\bbetween\s+\S*\d\S*\s+and\s+\S*\d|(?<![\d/=(])\d+\s?(?:-|to)\s?\d+\b(?!\s*[=\d(])")
 _BARE = r"-?[$€£]?\s?-?\d[\d,./]*%?(?:\s+[a-z]+){0,3}[.!]?"
+_FORMS = (
+    (r"[−–—‒](?=\s?[$€£]?\d)", "-"),
+    (r"(?<=\d)(?:\\[,!;: ]|\{,\}|[\u00a0\u2009\u202f])(?=\d{3}\b)", ","),
+    (r"\\[dt]?frac\s*\{?(\d+)\}?\s*\{?(\d+)\}?", r" \1/\2"),
+    (r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r" \1 "),
+    (r"\\([$%#])", r"\1"),
+    (r"\\(?:\(|\)|\[|\]|!|,|;|quad\b)", " "),
+    (
+        r"(?<![\d.,])(?:(?<=[$€£])\d{1,3}(?: \d{3})+|\d{1,3}(?: \d{3})* 000)(?![\d.,]\d|\d)",
+        lambda n: n[0].replace(" ", ""),
+    ),
+    (
+        r"(?<![\d.,])(?:\d{1,3}(?:\.\d{3})+|(?<=€)\d+),\d\d\b",
+        lambda n: n[0].replace(".", "").replace(",", "."),
+    ),  # 1.250,00
+    (r"(?<=\d)\s*(?:x|×|\*|\\times|\\cdot)\s*10\s?\^\s?\{?(-?\d\d?)\}?", r"e\1"),
+    (r"(?<![\d:])(\d\d?):00(?![\d:])", r"\1"),  # an hour
+    (r"(?m)^([^\w\n]*+)\d+[.)]\s+(?=[A-Za-z*])", r"\1"),  # the number of a list's item
+    (r"\*\*|__|`|(?<!\d)\*(?=[$\d])|(?<=\d)\*(?!\s*[\d(])", ""),
+)
+# words before the outcome of a calculation or an inference: the number meant stands after the last of them
+_OUTCOME = re.compile(
+    r"=|≈|\bequals?\b|\b(?:equal|equivalent) to\b|\bso\b(?! as\b|[^.,]{0,60}\benough\b)|\bor\b|\bthen\b|\bget\b|\bto find\b"
+    r"|\b(?:which|that)(?:'s| is| are| was| gives| leaves| means| makes| equals| totals)\b"
+    r"|\bgiv(?:es?|ing)\b|\bleav(?:es?|ing)\b|\btotal of\b|\bleft with\b|\bmeans? that\b",
+    re.IGNORECASE,
+)
+_OPENING = re.compile(  # "In 5 days, she makes $18": a clause that comes before what the sentence says
+    r"\b(?:in|after|for|on|with|if|since|at|over|when|given|by|out of|because|to|from|during|before|once|as)\b"
+    r"(?:[^,]|(?<=\d),(?=\d)){0,200}?(?:(?<=[a-z]),\s+|,\s+(?=\D))",
+    re.IGNORECASE,
+)
+_PURPOSE = re.compile(  # what a sentence adds behind its outcome: "in order to transport 80 stones"
+    r"\s(?:in order (?:to|for)|so that(?!'s| means| leaves| is| makes| gives)|so as to|"
+    r"to (?:have|be|reach|make|secure|fill))\b.*",
+    re.DOTALL,
+)
+_SAYS = re.compile(
+    r"\b(?:is|are|was|were|be|costs?|have|has|had)\s+(?:(?:now|only|just|about|approximately|exactly|still)\s+)?$", re.I
+)
+_KNOWN = re.compile(
+    r"\b(?:(?:the|these|those)(?: last| first| next| other| remaining)?|each|every|both|per|than|step|in|within|after)\s+\$?$",
+    re.IGNORECASE,
+)
+# "10 candies will cost $5": a number with which the sentence opens, and the verb that follows it
+_SUBJECT = re.compile(rf"(?:{CONCLUDES.pattern})?[\W\d]*$", re.IGNORECASE | re.VERBOSE)
+_VERB = re.compile(
+    r"\b(?:(?:will|would|can|could)(?! be (?:needed|required))|is|are|was|were|has|have|had|costs?|takes?)\b",
+    re.IGNORECASE,
+)
+_EXACT = Context(prec=3 * LONGEST, traps=[Inexact])
+
+
+class Numbers:
+    """The reader for a question whose target is a number."""
+
+    options = ()
+
+    def same(self, read: str, target: str) -> bool:
+        """Whether both are the same number."""
+        return value(read) == value(target)
+
+    def plain(self, text: str) -> str:
+        """`text` in one typography; GSM8K's older "A: 18" is an "Answer: 18"."""
+        return re.sub(r"^\s*A:", "Answer:", plain(text), flags=re.MULTILINE)
+
+    def head(self, span: str) -> str | None:
+        """The number that the span's first sentence comes to, in digits or words: "5 + 13 = $18.", "thirteen"."""
+        said = (sentences(span.lstrip(" :*")) or [""])[0]
+        return outcome(said if re.search(r"\d", said) else _IN_WORDS.sub(_in_digits, said))
+
+    def line(self, span: str) -> str | None:
+        """The number that is the first line: "$18.00", "18 dollars"."""
+        first = span.strip().split("\n")[0]
+        return numbers_in(first)[0] if re.fullmatch(rf"[\s:=]*{_BARE}", first) else None
+
+    def sentence(self, span: str) -> str | None:
+        """The number that the sentence comes to: "So in 5 days, she makes $18."."""
+        words = CONCLUDES.match(span) and not re.search(r"\d|\bone\b", span)
+        return outcome(_IN_WORDS.sub(_in_digits, span) if words else span)
+
+    tail = sentence
+
+    def last(self, text: str) -> str | None:
+        """The number of the last sentence that has one."""
+        return next((found for found in map(outcome, reversed(sentences(text))) if found is not None), None)
 
 
 def plain(text: str) -> str:
-    """`text` with the many ways to typeset a number reduced to one: signs, LaTeX, spaces in thousands, bold."""
-    text = re.sub(r"[−–—‒](?=\s?[$€£]?\d)", "-", text)
-    text = re.sub(r"(?<=\d)(?:\\[,!;: ]|\{,\}|[\u00a0\u2009\u202f])(?=\d{3}\b)", ",", text)
-    text = re.sub(r"\\[dt]?frac\s*\{?(\d+)\}?\s*\{?(\d+)\}?", r" \1/\2", text)
-    text = re.sub(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r" \1 ", text)
-    text = re.sub(r"\\([$%#])", r"\1", text)
-    text = re.sub(r"\\(?:\(|\)|\[|\]|!|,|;|quad\b)", " ", text)
-    text = re.sub(r"(?<![\d.,])(?:(?<=[$€£])\d{1,3}(?: \d{3})+|\d{1,3}(?: \d{3})* 000)(?![\d.,]\d|\d)", _joined, text)
-    text = re.sub(r"(?<![\d.,])\d{1,3}(?:\.\d{3})+,\d\d\b|(?<=€)\d+,\d\d\b", _continental, text)
-    text = re.sub(r"(?<=\d)\s*(?:x|×|\*|\\times|\\cdot)\s*10\s?\^\s?\{?(-?\d\d?)\}?", r"e\1", text)
-    text = re.sub(r"(?<![\d:])(\d\d?):00(?![\d:])", r"\1", text)  # an hour
-    text = re.sub(r"^([^\w\n]*+)\d+[.)]\s+(?=[A-Za-z*])", r"\1", text, flags=re.MULTILINE)  # the number of a list's item
-    return re.sub(r"\*\*|__|`|(?<!\d)\*(?=[$\d])|(?<=\d)\*(?!\s*[\d(])", "", text)
+    """`text` with the many ways to typeset a number reduced to one: signs, LaTeX, thousands, powers of ten, bold."""
+    for pattern, form in _FORMS:
+        text = re.sub(pattern, form, text)
+    return text
 
 
-def _joined(match: re.Match) -> str:
-    return match[0].replace(" ", "")
+def value(text: str) -> Fraction | None:
+    """The exact value of a text that is one number ("$1,234.50", "-3", "1/2", "1.0e3", "18."), else None."""
+    match = _NUMBER.fullmatch(plain(text).strip().rstrip(".").strip("$% "))
+    return _value(match) if match else None
 
 
-def _continental(match: re.Match) -> str:
-    return match[0].replace(".", "").replace(",", ".")
+def _value(match: re.Match) -> Fraction | None:
+    if match["other"] or len(match[0]) > LONGEST:
+        return None
+    written = match["ratio"] or match["part"] or match["plain"] + (match["exponent"] or "")
+    number = (int(match["whole"] or 0) + Fraction(written.replace(",", ""))) * _SCALES.get(match["scale"], 1)
+    return -number if match["sign"] or match["sign2"] else number
+
+
+def canonical(number: Fraction) -> str:
+    """One string for each value: "1234.5" where it is a finite decimal, else "1/3"."""
+    try:
+        decimal = _EXACT.divide(Decimal(number.numerator), Decimal(number.denominator))
+    except Inexact:
+        return f"{number.numerator}/{number.denominator}"
+    return f"{decimal.normalize(_EXACT):f}"
+
+
+def numbers_in(text: str) -> list[str]:
+    """The numbers of `text` in order, in canonical form; a time such as "3:30" stays as it is."""
+    found = ((match[0], _value(match)) for match in _NUMBER.finditer(text))
+    return [written if number is None else canonical(number) for written, number in found]
 
 
 def _in_digits(match: re.Match) -> str:
-    """ "thirteen" and "two hundred and five" as digits."""
     total = value = 0
     for word in re.findall(r"[a-z]+", match[0].lower().replace(" and ", " ")):
         if word == "thousand":
@@ -69,174 +167,28 @@ def _in_digits(match: re.Match) -> str:
     return str(total + value)
 
 
-def _value(match: re.Match) -> Fraction | None:
-    if match["other"] or len(match[0]) > LONGEST:
-        return None
-    if match["whole"]:
-        value = Fraction(match["whole"]) + Fraction(match["part"])
-    elif match["ratio"]:
-        value = Fraction(match["ratio"].replace(",", ""))
-    else:
-        value = Fraction(match["plain"].replace(",", "") + (match["exponent"] or ""))
-    value *= _SCALES.get(match["scale"], 1)
-    return -value if match["sign"] or match["sign2"] else value
-
-
-def value(text: str) -> Fraction | None:
-    """The exact value of a text that is one number ("$1,234.50", "-3", "1/2", "1.0e3", "18."), else None."""
-    text = plain(text).strip().rstrip(".").strip("$% ")
-    match = _NUMBER.fullmatch(text)
-    return _value(match) if match else None
-
-
-def canonical(number: Fraction) -> str:
-    """One string for each value: "1234.5" where it is a finite decimal, else "1/3"."""
-    rest = number.denominator
-    for prime in (2, 5):
-        while rest % prime == 0:
-            rest //= prime
-    if rest != 1:
-        return f"{number.numerator}/{number.denominator}"
-    digits = 0
-    while (number * 10**digits).denominator != 1:
-        digits += 1
-    scaled = f"{abs(int(number * 10**digits)):0{digits + 1}d}"
-    text = f"{scaled[:-digits]}.{scaled[-digits:]}" if digits else scaled
-    return f"-{text}" if number < 0 else text
-
-
-def numbers_in(text: str) -> list[str]:
-    """The numbers of `text` in order, in canonical form; a time such as "3:30" stays as it is."""
-    found = []
-    for match in _NUMBER.finditer(text):
-        number = _value(match)
-        found.append(match[0] if number is None else canonical(number))
-    return found
-
-
-# words before the outcome of a calculation or an inference: the number meant stands after the last of them
-_OUTCOME = re.compile(
-    r"=|≈|\bequals?\b|\bequal to\b|\bequivalent to\b|\b(?:which|that)(?:'s| is| are| was| gives| leaves| means| makes| equals| totals)\b"
-    r"|\bso\b(?! as\b|[^.,]{0,60}\benough\b)|\bor\b|\bthen\b|\bget\b|\bto find\b"
-    r"|\bgiv(?:es?|ing)\b|\bleav(?:es?|ing)\b|\btotal of\b|\bleft with\b|\bmeans? that\b",
-    re.IGNORECASE,
-)
-# "In 5 days, she makes $18": a clause that comes before what the sentence says
-_OPENING = re.compile(
-    r"\b(?:in|after|for|on|with|if|since|at|over|when|given|by|out of|because|to|from|during|before|once|as)\b"
-    r"(?:[^,]|(?<=\d),(?=\d)){0,200}?(?:(?<=[a-z]),\s+|,\s+(?=\D))",
-    re.IGNORECASE,
-)
-# what a sentence adds behind its outcome: "in order to transport 80 stones"
-_PURPOSE = re.compile(
-    r"\s(?:in order (?:to|for)|so that(?!'s| means| leaves| is| makes| gives)|so as to|"
-    r"to (?:have|be|reach|make|secure|fill))\b.*",
-    re.DOTALL,
-)
-_SAYS = re.compile(
-    r"\b(?:is|are|was|were|be|costs?|have|has|had)\s+(?:(?:now|only|just|about|approximately|exactly|still)\s+)?$",
-    re.I,
-)
-_KNOWN = re.compile(
-    r"\b(?:(?:the|these|those)(?: last| first| next| other| remaining)?|"
-    r"each|every|both|per|than|step|in|within|after)\s+\$?$",
-    re.IGNORECASE,
-)
-# "10 candies will cost $5": a number with which the sentence opens, and the verb that follows it
-_SUBJECT = re.compile(rf"(?:{CONCLUDES.pattern})?[\W\d]*$", re.IGNORECASE)
-_VERB = re.compile(
-    r"\b(?:(?:will|would|can|could)(?! be (?:needed|required))|is|are|was|were|has|have|had|costs?|takes?)\b",
-    re.IGNORECASE,
-)
-
-
 def _without(aside: re.Pattern, text: str) -> str:
     """`text` without its first `aside`, unless its numbers are all in there."""
     rest = aside.sub("", text, count=1)
     return rest if _NUMBER.search(rest) else text
 
 
-def _before(text: str, match: re.Match) -> str:
-    """The words just before a match."""
-    return text[max(0, match.start() - 40) : match.start()]
-
-
 def outcome(sentence: str) -> str | None:
     """The number that a sentence comes to, among the others that it may repeat; None where it has none.
 
     After the last "=", "which is", "so" that a number follows; there the first number that is not part of
-    an opening clause ("In 5 days, ...") and does not refer to something known ("the 8 adults").
+    an opening clause ("In 5 days, ...") and does not refer to something known ("the 8 adults"). A range is no number.
     """
     said = _without(_PURPOSE, sentence)
     last = max((match.start() for match in _NUMBER.finditer(said)), default=0)
     start = max((match.end() for match in _OUTCOME.finditer(said) if match.end() <= last), default=0)
     said = _without(_OPENING, said[start:])
-    found = list(_NUMBER.finditer(said))
-    new = [match for match in found if not _KNOWN.search(_before(said, match))] or found
-    if not new:
-        return None
-    if _RANGE.search(said):
-        return UNDECIDED
-    direct = [match for match in new if _SAYS.search(_before(said, match))]
+    found = [(match, said[max(0, match.start() - 40) : match.start()]) for match in _NUMBER.finditer(said)]
+    new = [match for match, before in found if not _KNOWN.search(before)] or [match for match, _ in found]
+    if not new or _RANGE.search(said):
+        return UNDECIDED if new else None
+    direct = [match for match, before in found if match in new and _SAYS.search(before)]
     if not direct and _SUBJECT.match(said[: new[0].start()]):
         verb = _VERB.search(said, new[0].end())
         direct = [match for match in new[1:] if verb and verb.end() <= match.start()]
     return numbers_in((direct or new)[0][0])[0]
-
-
-class Numbers:
-    """The reader for a question whose target is a number."""
-
-    options = ()
-
-    def plain(self, text: str) -> str:
-        """`text` in one typography; GSM8K's older "A: 18" is an "Answer: 18"."""
-        return re.sub(r"^\s*A:", "Answer:", plain(text), flags=re.MULTILINE)
-
-    def head(self, span: str) -> str | None:
-        """The number that the span's first sentence comes to, in digits or words; a range is not one number.
-
-        >>> [Numbers().head(span) for span in (" 5 + 13 = $18.", "thirteen", "between 5 and 7 days", "nice")]
-        ['18', '13', '', None]
-        """
-        said = (sentences(span.lstrip(" :*")) or [""])[0]
-        return outcome(said if re.search(r"\d", said) else _IN_WORDS.sub(_in_digits, said))
-
-    def tail(self, span: str) -> str | None:
-        """The number that closes the span.
-
-        >>> Numbers().tail("3 * 6 = 18 eggs ")
-        '18'
-        """
-        found = list(_NUMBER.finditer(span))
-        return numbers_in(found[-1][0])[0] if found and len(span[found[-1].end() :].split()) <= 3 else None
-
-    def line(self, span: str) -> str | None:
-        """The number that is the first line.
-
-        >>> [Numbers().line(span) for span in ("$18.00", "18 dollars", "She has 18.")]
-        ['18', '18', None]
-        """
-        first = span.strip().split("\n")[0]
-        return numbers_in(first)[0] if re.fullmatch(rf"[\s:=]*{_BARE}", first) else None
-
-    def sentence(self, span: str) -> str | None:
-        """The number that the sentence comes to.
-
-        >>> Numbers().sentence("So in 5 days, she makes $18.")
-        '18'
-        """
-        words = CONCLUDES.match(span) and not re.search(r"\d|\bone\b", span)
-        return outcome(_IN_WORDS.sub(_in_digits, span) if words else span)
-
-    def last(self, text: str) -> str | None:
-        """The number of the last sentence that has one.
-
-        >>> Numbers().last("5 * 3 = 15 dollars in 3 days. Good!")
-        '15'
-        """
-        return next(filter(None, map(outcome, reversed(sentences(text)))), None)
-
-    def same(self, read: str, target: str) -> bool:
-        """Whether both are the same number."""
-        return value(read) == value(target)
