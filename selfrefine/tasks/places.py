@@ -6,7 +6,6 @@ and little else), "sentence" (what that sentence comes to), "last" (whatever is 
 A reading is a value, None where the span holds none, or UNDECIDED ("A or B"), after which no later rule may guess.
 """
 
-import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +21,7 @@ _FIELD = re.compile(
     | \b(?:Answer|Finish|Submit)[(\[](?:["'](?P<said>[^"'\n]*)["']|(?P<call>[A-J]|-?\d[\d.,/]*))[)\]]""",
     re.VERBOSE | re.IGNORECASE,
 )
+_ESCAPE = re.compile(r"\\(?:([\\\"/])|u([0-9a-fA-F]{4})|n(?![a-z]))")  # of JSON; LaTeX in it is often not escaped
 _HASHES = re.compile(r"####[ \t]*(-?[$€£]?[ ]?-?\d[\d,/]*+(?:\.\d++)?+(?:[eE]\d++)?+%?)(?![.):]\s*[A-Za-z]|[):])")
 _BOX = re.compile(r"(?:[=$(\[]\s*(?P<minus>-)\s*)?\\(?:boxed|fbox|framebox)(?![a-zA-Z])\s*")
 _BESIDE = re.compile(r"(?:[\s$,;.]|\\[()\[\]]|\band\b|\bor\b|\\text\{\s*(?:and|or)\s*\}|\b[a-zA-Z]\s*=)*")
@@ -110,8 +110,7 @@ def fields(text: str, _reader: Any = None) -> list[Span]:
     for match in _FIELD.finditer(text):
         said = match[match.lastgroup]
         if match["json"]:
-            said = re.sub(r"(?<!\\)\\(?=[a-zA-Z]{2}|[^\w\"\\/])", r"\\\\", said)  # LaTeX that was not escaped
-            said = json.loads(re.sub(r"\\(?![\"\\/bfnrtu])", "", said), strict=False)
+            said = _ESCAPE.sub(lambda escape: escape[1] or (chr(int(escape[2], 16)) if escape[2] else " "), said[1:-1])
         if re.search(r"[^\W_]|\\", said):  # not a blank to fill in, "___"
             said = " ".join(said.split())
             joined = found and re.fullmatch(r"[\s,]*(?:or|and)[\s,]*", text[found[-1][1] : match.start()])
