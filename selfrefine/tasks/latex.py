@@ -12,20 +12,14 @@ _TELLING = re.compile(r"\d|\\(?:frac|sqrt|pi|infty|text)")  # more than a variab
 _VARIABLE = r"(?:[a-zA-Z](?:_\{?\w+\}?)?|[a-zA-Z]\([a-zA-Z]\)|\\(?!frac|sqrt|text)[a-z]+)"
 _RELATION = r"=|\\equiv(?![a-z])"
 _FUNCTIONS = r"(?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|sqrt|and|mod|infinity"
-_WORDS = re.compile(
-    rf"(?<![\\a-zA-Z])(?!(?:{_FUNCTIONS})(?![a-zA-Z]))(?:[a-z]{{3,}}|(?:is|in|so|of|to|we|it|if|as|by|be|at|on)\b)",
-    re.I,
-)
-_COPULA = (
-    r"(?:\b(?:is in|is|are|equals?|be|was|(?:equal|equivalent|simplifies|reduces|factors|comes) to|factors as|becomes|get"
-    r"|gives?(?: us)?|has|have)|=|:\s)\s*:?\s*(?:the )?(?=[-$\d(\[\\])"
-)
-_ASIDE = re.compile(
-    r"\s*\((?:[a-zA-Z']{2,}[ ,]*)+\)|,?\s+(?:which(?!\s(?:is|equals|gives))|where|when|because|since|as|for|if)\b[^$]*$"
-)
-_THOUSANDS = re.compile(
-    r"(?<![\d,.])\d{1,3}(?:(?:,|\s*\{\s*,\s*\}\s*|,\s*\\!\s*|\\,|\\ | (?=\d{3} ?0?00\b))\d{3})+(?!\d)"
-)
+_WORDS = re.compile(rf"""(?ix)(?<![\\a-z])(?!(?:{_FUNCTIONS})(?![a-z]))
+    (?:[a-z]{{3,}} | (?:is|in|so|of|to|we|it|if|as|by|be|at|on)\b)""")
+_COPULA = r"""(?x:(?:\b(?:is\ in|is|are|equals?|be|was|(?:equal|equivalent|simplifies|reduces|factors|comes)\ to|factors\ as
+    |becomes|get|gives?(?:\ us)?|has|have) | = | :\s)\s*:?\s*(?:the\ )?(?=[-$\d(\[\\]))"""
+_ASIDE = re.compile(r"""(?x)\s*\((?:[a-zA-Z']{2,}[\ ,]*)+\)
+    | ,?\s+(?:which(?!\s(?:is|equals|gives))|where|when|because|since|as|for|if)\b[^$]*$""")
+_THOUSANDS = re.compile(r"""(?x)(?<![\d,.])\d{1,3}
+    (?:(?:, | \s*\{\s*,\s*\}\s* | ,\s*\\!\s* | \\, | \\[ ] | [ ](?=\d{3}[ ]?0?00\b))\d{3})+(?!\d)""")
 _TERM = r"(?:\d*(?:\\pi|\\sqrt\{\w+\}|[a-z])+|\d+|\([^()]*\))"
 _SIGNS = {"π": r"\pi ", "∞": r"\infty ", "∪": r"\cup ", "√": r"\sqrt", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne "}
 _SIGNS |= {"×": r"\cdot ", "·": r"\cdot ", "*": r"\cdot ", "−": "-", "–": "-", "°": ""}
@@ -36,7 +30,9 @@ _FORMS = (
     (r"\\[dtc](frac|binom)(?![a-zA-Z])", r"\\\1"),
     (r"\\(le|ge|ne)(?:q|qslant)(?![a-zA-Z])", r"\\\1 "),
     (r"\\times(?![a-zA-Z])", r"\\cdot "),
-    (r"\{bmatrix\}", "{pmatrix}"),
+    (r"\\begin\{[bp]matrix\}", "("),  # a matrix is the list of its cells
+    (r"\\end\{[bp]matrix\}", ")"),
+    (r"&|\\\\", ","),
     (r"\\[vdt]?(?:math(?:bf|rm|it|sf|bb)|text(?:bf|it|rm)|operatorname|mbox)(?![a-zA-Z])", r"\\text"),
     (r"(?<![\\a-zA-Z])(pi|sqrt)(?![a-zA-Z])", r"\\\1 "),
     (r"(?<![\\a-zA-Z])inf(?:inity|ty)?(?![a-zA-Z])", r"\\infty "),
@@ -71,7 +67,6 @@ class Latex:
     options = ()
 
     def same(self, read: str, target: str) -> bool:
-        """Whether both are the same, as `equal` says."""
         return equal(read, target)
 
     def plain(self, text: str) -> str:
@@ -84,7 +79,12 @@ class Latex:
         text = re.sub(r"\\(?:begin|end)\{(?:align|equation|gather)\*?\}", "$$", text)
         text = re.sub(r"\$\\\$\$|\\\$|\*\*+|`+|^\s*#+\s", "", text, flags=re.MULTILINE)
         text = re.sub(rf"{_TEXT}\{{([^{{}}]*\b[Aa]nswer\b[^{{}}]*)\}}", r"\1", text)
-        text = re.sub(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", _inline, text, flags=re.DOTALL)
+
+        def inline(display: re.Match) -> str:
+            formula = " ".join("".join(filter(None, display.groups())).split())
+            return formula if "nswer" in formula else f"${formula}$"
+
+        text = re.sub(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", inline, text, flags=re.DOTALL)
         lines = text.split("\n")  # a dollar without its other half is money, or a formula that was cut off
         money = re.compile(r"\$(?=\d[\d,.]*(?:[\s.,;)\"]|$))")
         return "\n".join(money.sub("", line) if line.count("$") % 2 else line for line in lines)
@@ -121,11 +121,6 @@ class Latex:
         return line or next(filter(None, map(self.sentence, reversed(sentences(text)))), None)
 
 
-def _inline(display: re.Match) -> str:
-    formula = " ".join("".join(filter(None, display.groups())).split())
-    return formula if "nswer" in formula else f"${formula}$"
-
-
 def _prose(text: str) -> bool:
     return bool(_WORDS.search(re.sub(rf"\\(?:begin|end)\{{\w+\}}|{_TEXT}\{{[^{{}}]*\}}|\$[^$]*\$", "", text)))
 
@@ -133,9 +128,11 @@ def _prose(text: str) -> bool:
 def _comes_to(said: str) -> str | None:
     """What a sentence comes to: what stands behind its last "so" or "is", else its last formula or number."""
     said = _ASIDE.sub("", said.strip())
-    for cut, part in ((r",\s+(?:and\s+)?(?:so|thus|therefore|hence|giving)\b", -1),) + (
-        (r",?\s+(?:when|where|attained|achieved|because|since)\b", 0),
-    ):
+    so, when = (
+        r",\s+(?:and\s+)?(?:so|thus|therefore|hence|giving)\b",
+        r",?\s+(?:when|where|attained|achieved|because|since)\b",
+    )
+    for cut, part in ((so, -1), (when, 0)):
         rest = re.split(cut, said)[part].strip()
         said = rest if re.search(r"\d|\$", rest) else said
     masked = _FORMULA.sub(lambda formula: "$" * len(formula[0]), said)
@@ -227,19 +224,12 @@ def _split(text: str) -> list[str]:
 
 def _number(text: str) -> Fraction | None:
     """The value of a normalised answer that is one plain number, fraction or mixed number."""
-    if len(text) > numbers.LONGEST:
-        return None
-    if found := re.fullmatch(r"(-?)(\d*)\\frac\{(-?\d+)\}\{(-?\d*[1-9]\d*)\}", text):
-        value = int(found[2] or 0) + Fraction(int(found[3]), int(found[4]))
-        return -value if found[1] else value
-    return numbers.value(text) if re.fullmatch(r"-?\d+(?:\.\d+)?", text) else None
+    plain = re.fullmatch(r"-?\d*(?:\.\d+)?(?:\\frac\{\d+\}\{\d+\})?", text)
+    return numbers.value(re.sub(r"^-(?=\\frac)", "-0", text)) if plain else None
 
 
 def _same(one: str, other: str) -> bool:
     if one == other or (_number(one) is not None and _number(one) == _number(other)):
         return True
-    if all("{pmatrix}" in side for side in (one, other)):
-        cells, cells2 = (re.split(r"&|\\\\", re.sub(r"\\(?:begin|end)\{pmatrix\}", "", side)) for side in (one, other))
-        return len(cells) == len(cells2) and all(map(_same, cells, cells2))
     base = r"([0-9A-F]+)_\d+"  # 2516_8 beside 2516: the base is in the question
     return any((found := re.fullmatch(base, a)) and found[1] == b for a, b in ((one, other), (other, one)))

@@ -3,36 +3,28 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from selfrefine.tasks.places import CONCLUDES, UNDECIDED, sentences
+from selfrefine.tasks.places import CONCLUDING, UNDECIDED, sentences
 from selfrefine.tasks.questions import LETTERS
 
-_NEGATION = re.compile(
-    r"\b(?:not|never|cannot|neither|nor|none|except|unlike|rather than|instead of|rul(?:e[sd]?|ing)\s+out|"
-    r"eliminat\w+|exclud\w+|discard\w*|reject\w*|\w+n't)\b",
-    re.IGNORECASE,
-)
-_DENIED = re.compile(
-    r"[\s\"').:,\]]*(?:[\w-]+\s+){0,3}?(?:(?:is|are|was|does|do|can|could|would|has|have|may|might)\b(?:\s+\w+)?\s*"
-    r"(?:not|never)\b|\w+n't\b|cannot\b|(?:is|are|was|be|seems?)\s+(?:\w+\s+)?"
-    r"(?:excluded|incorrect|wrong|false|irrelevant|un\w+|eliminated|ruled))",
-    re.IGNORECASE,
-)
-_TURN = re.compile(r";|\bbut\b|\bleav\w+\b|,\s+(?:so|therefore|hence|thus)\b", re.IGNORECASE)
-_HEDGED = re.compile(rf"{_NEGATION.pattern}|\b(?:could|might|may|possib\w+|if)\b", re.IGNORECASE)
-_CLOSES = re.compile(
-    rf"(?:{CONCLUDES.pattern})|\s*(?:conclusion|it\ is|it's|this\ is|in\ this\ case)\b"
-    r"|.*\b(?:most\ likely|most\ \w+\ (?:option|choice)|best)\b",
-    re.VERBOSE | re.IGNORECASE | re.DOTALL,
-)
-_FILLER = re.compile(
-    r"(?:[\s:,=>\"'\[({<]|-(?!\d)|(?:option|choice|letter|answer|either|both|likely|probably|therefore|thus|clearly|"
-    r"definitely|indeed|simply|actually|most|the|that|is|to|I think it|going to be|obviously|certainly)(?=[\s:,]))*",
-    re.IGNORECASE,
-)
+_NEGATION = r"""\b(?:not|never|cannot|neither|nor|none|except|unlike|rather\ than|instead\ of|rul(?:e[sd]?|ing)\s+out
+    | eliminat\w+|exclud\w+|discard\w*|reject\w*|\w+n't)\b"""
+_NEGATED = re.compile(f"(?ix){_NEGATION}")
+_HEDGED = re.compile(rf"(?ix){_NEGATION} | \b(?:could|might|may|possib\w+|if)\b")
+_DENIED = re.compile(r"""(?ix)[\s"').:,\]]*(?:[\w-]+\s+){0,3}?
+    (?: (?:is|are|was|does|do|can|could|would|has|have|may|might)\b(?:\s+\w+)?\s*(?:not|never)\b | \w+n't\b | cannot\b
+    | (?:is|are|was|be|seems?)\s+(?:\w+\s+)?(?:excluded|incorrect|wrong|false|irrelevant|un\w+|eliminated|ruled))""")
+_TURN = re.compile(r"(?i);|\bbut\b|\bleav\w+\b|,\s+(?:so|therefore|hence|thus)\b")
+_CLOSES = re.compile(rf"""(?isx)(?:{CONCLUDING}) | \s*(?:conclusion|it\ is|it's|this\ is|in\ this\ case)\b
+    | .*\b(?:most\ likely|most\ \w+\ (?:option|choice)|best)\b""")
+_FILLER = re.compile(r"""(?ix)(?:[\s:,=>"'\[({<] | -(?!\d)
+    | (?:option|choice|letter|answer|either|both|likely|probably|therefore|thus|clearly|definitely|indeed|simply|actually
+    |most|the|that|is|to|I\ think\ it|going\ to\ be|obviously|certainly)(?=[\s:,]))*""")
 
 
 class Letters:
     """The reader for a question with `options`."""
+
+    same = staticmethod(str.__eq__)
 
     def __init__(self, options: Sequence[str]):
         self.options, self.letters = options, LETTERS[: len(options)]
@@ -46,10 +38,6 @@ class Letters:
             rf"|(?:^|(?<=\s))([{letters}])(?=\s+(?:remains|fits|works|it\s+is|is\s+(?:left|better|best|right|correct))\b)"
             rf"|(?<=[{letters}]\s)(?:or|and)\s+([{letters}])\b"
         )
-
-    def same(self, read: str, target: str) -> bool:
-        """Whether that is the right letter."""
-        return read == target
 
     def plain(self, text: str) -> str:
         """`text` undressed, with the letter in place of an option that itself names letters, such as "Both A and C"."""
@@ -68,7 +56,7 @@ class Letters:
 
     def tail(self, span: str) -> str | None:
         """The option that `span` closes with: "Unlike A, option B", "So water"."""
-        if _NEGATION.search(_TURN.split(span)[-1].rpartition(",")[2]):
+        if _NEGATED.search(_TURN.split(span)[-1].rpartition(",")[2]):
             return None
         named = [letter for _, _, letter in self._mentions(span)]
         named += re.findall(rf"(?:^|[\s(\"'])([{self.letters}])[\")',]*\s*$", span)
@@ -168,7 +156,7 @@ class Letters:
         for sentence in said:
             for start, end, letter in self._mentions(sentence):
                 before = _TURN.split(sentence[max(0, start - 200) : start])[-1]
-                if not _NEGATION.search(before) and not _DENIED.match(sentence, end):
+                if not _NEGATED.search(before) and not _DENIED.match(sentence, end):
                     kept.add(letter)
         return _one(kept)
 

@@ -4,13 +4,12 @@ import re
 from decimal import Context, Decimal, Inexact
 from fractions import Fraction
 
-from selfrefine.tasks.places import CONCLUDES, UNDECIDED, sentences
+from selfrefine.tasks.places import CONCLUDES, CONCLUDING, UNDECIDED, sentences
 
 LONGEST = 300  # characters of a number: what a student repeats without end is text, and no arithmetic is done on it
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _DIGITS = r"\d{1,3}(?:,\d{3})+(?!\d)|\d+"
-_NUMBER = re.compile(
-    rf"""
+_NUMBER = re.compile(rf"""(?x)
     (?P<other>\d+(?::\d+)+|\d+/\d+/\d+)                                   # 3:30 and 1/2/2024 are no numbers
     | (?P<sign>(?<![\w)\]}}.])(?<![\d)\]}}%]\s)-)?                          # nor do 7-3 and 7 -3 hold a -3
       (?:[$€£¥]\s?)?(?P<sign2>(?<=[$€£¥])-)?
@@ -20,9 +19,7 @@ _NUMBER = re.compile(
         | (?P<plain>(?:{_DIGITS})(?:\.\d+)?|\.\d+)(?P<exponent>[eE][+-]?\d{{1,2}}(?!\w))?
       )
       (?:\s*(?P<scale>thousand|million|billion|trillion)\b)?
-    """,
-    re.VERBOSE,
-)
+    """)
 _ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
 )
@@ -54,35 +51,23 @@ _FORMS = (
     (r"\*\*|__|`|(?<!\d)\*(?=[$\d])|(?<=\d)\*(?!\s*[\d(])", ""),
 )
 # words before the outcome of a calculation or an inference: the number meant stands after the last of them
-_OUTCOME = re.compile(
-    r"=|≈|\bequals?\b|\b(?:equal|equivalent) to\b|\bso\b(?! as\b|[^.,]{0,60}\benough\b)|\bor\b|\bthen\b|\bget\b|\bto find\b"
-    r"|\b(?:which|that)(?:'s| is| are| was| gives| leaves| means| makes| equals| totals)\b"
-    r"|\bgiv(?:es?|ing)\b|\bleav(?:es?|ing)\b|\btotal of\b|\bleft with\b|\bmeans? that\b",
-    re.IGNORECASE,
-)
-_OPENING = re.compile(  # "In 5 days, she makes $18": a clause that comes before what the sentence says
-    r"\b(?:in|after|for|on|with|if|since|at|over|when|given|by|out of|because|to|from|during|before|once|as)\b"
-    r"(?:[^,]|(?<=\d),(?=\d)){0,200}?(?:(?<=[a-z]),\s+|,\s+(?=\D))",
-    re.IGNORECASE,
-)
-_PURPOSE = re.compile(  # what a sentence adds behind its outcome: "in order to transport 80 stones"
-    r"\s(?:in order (?:to|for)|so that(?!'s| means| leaves| is| makes| gives)|so as to|"
-    r"to (?:have|be|reach|make|secure|fill))\b.*",
-    re.DOTALL,
-)
-_SAYS = re.compile(
-    r"\b(?:is|are|was|were|be|costs?|have|has|had)\s+(?:(?:now|only|just|about|approximately|exactly|still)\s+)?$", re.I
-)
-_KNOWN = re.compile(
-    r"\b(?:(?:the|these|those)(?: last| first| next| other| remaining)?|each|every|both|per|than|step|in|within|after)\s+\$?$",
-    re.IGNORECASE,
-)
+_OUTCOME = re.compile(r"""(?ix)= | ≈ | \bequals?\b | \b(?:equal|equivalent)\ to\b | \bso\b(?!\ as\b|[^.,]{0,60}\benough\b)
+    | \bor\b | \bthen\b | \bget\b | \bto\ find\b | \bgiv(?:es?|ing)\b | \bleav(?:es?|ing)\b | \btotal\ of\b | \bleft\ with\b
+    | \bmeans?\ that\b | \b(?:which|that)(?:'s|\ is|\ are|\ was|\ gives|\ leaves|\ means|\ makes|\ equals|\ totals)\b""")
+# "In 5 days, she makes $18": a clause that comes before what the sentence says
+_OPENING = re.compile(r"""(?ix)\b(?:in|after|for|on|with|if|since|at|over|when|given|by|out\ of|because|to|from|during|before
+    |once|as)\b(?:[^,]|(?<=\d),(?=\d)){0,200}?(?:(?<=[a-z]),\s+|,\s+(?=\D))""")
+# what a sentence adds behind its outcome: "in order to transport 80 stones"
+_PURPOSE = re.compile(r"""(?sx)\s(?:in\ order\ (?:to|for)|so\ that(?!'s|\ means|\ leaves|\ is|\ makes|\ gives)|so\ as\ to
+    |to\ (?:have|be|reach|make|secure|fill))\b.*""")
+_SAYS = re.compile(r"""(?ix)\b(?:is|are|was|were|be|costs?|have|has|had)\s+
+    (?:(?:now|only|just|about|approximately|exactly|still)\s+)?$""")
+_KNOWN = re.compile(r"""(?ix)\b(?:(?:the|these|those)(?:\ last|\ first|\ next|\ other|\ remaining)?
+    |each|every|both|per|than|step|in|within|after)\s+\$?$""")
 # "10 candies will cost $5": a number with which the sentence opens, and the verb that follows it
-_SUBJECT = re.compile(rf"(?:{CONCLUDES.pattern})?[\W\d]*$", re.IGNORECASE | re.VERBOSE)
-_VERB = re.compile(
-    r"\b(?:(?:will|would|can|could)(?! be (?:needed|required))|is|are|was|were|has|have|had|costs?|takes?)\b",
-    re.IGNORECASE,
-)
+_SUBJECT = re.compile(rf"(?ix)(?:{CONCLUDING})?[\W\d]*$")
+_VERB = re.compile(r"""(?ix)\b(?:(?:will|would|can|could)(?!\ be\ (?:needed|required))
+    |is|are|was|were|has|have|had|costs?|takes?)\b""")
 _EXACT = Context(prec=3 * LONGEST, traps=[Inexact])
 
 
@@ -92,7 +77,6 @@ class Numbers:
     options = ()
 
     def same(self, read: str, target: str) -> bool:
-        """Whether both are the same number."""
         return value(read) == value(target)
 
     def plain(self, text: str) -> str:

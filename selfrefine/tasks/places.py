@@ -7,20 +7,16 @@ A reading is a value, None where the span holds none, or UNDECIDED ("A or B"), a
 """
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 Span = tuple[str, str]
 UNDECIDED = ""
 MOST = 50  # statements that are looked at, from the end: what a text repeats without end says nothing more
 
-_FIELD = re.compile(
-    r"""<(?P<tag>(?:final_?)?answer)>(?P<tagged>[^<]*)</(?P=tag)> | \[answer\](?P<square>[^\[\]]*)\[/answer\]
+_FIELD = re.compile(r"""(?ix)<(?P<tag>(?:final_?)?answer)>(?P<tagged>[^<]*)</(?P=tag)> | \[answer\](?P<square>[^\[\]]*)\[/answer\]
     | (?P<quote>["'])(?:(?:your|final|correct)?[ _]?(?:answer|choice|option)(?:[ _]letter)?)(?P=quote)\s*:\s*
       (?:(?P<json>"(?:[^"\\]|\\.)*")|'(?P<single>[^'\n]*)'|\[(?P<list>[^\[\]]*)\]|(?P<value>-?[\d.,/]+|[A-J]\b))
-    | \b(?:Answer|Finish|Submit)[(\[](?:["'](?P<said>[^"'\n]*)["']|(?P<call>[A-J]|-?\d[\d.,/]*))[)\]]""",
-    re.VERBOSE | re.IGNORECASE,
-)
+    | \b(?:Answer|Finish|Submit)[(\[](?:["'](?P<said>[^"'\n]*)["']|(?P<call>[A-J]|-?\d[\d.,/]*))[)\]]""")
 _ESCAPE = re.compile(r"\\(?:([\\\"/])|u([0-9a-fA-F]{4})|n(?![a-z]))")  # of JSON; LaTeX in it is often not escaped
 _HASHES = re.compile(r"####[ \t]*(-?[$€£]?[ ]?-?\d[\d,/]*+(?:\.\d++)?+(?:[eE]\d++)?+%?)(?![.):]\s*[A-Za-z]|[):])")
 _BOX = re.compile(r"(?:[=$(\[]\s*(?P<minus>-)\s*)?\\(?:boxed|fbox|framebox)(?![a-zA-Z])\s*")
@@ -28,8 +24,7 @@ _BESIDE = re.compile(r"(?:[\s$,;.]|\\[()\[\]]|\band\b|\bor\b|\\text\{\s*(?:and|o
 
 _IS = r"(?:is|are|was|(?:would|will|must|should|has\ to|seems\ to|appears\ to)\ be|remains|becomes|'s)"
 _RIGHT = r"(?:correct|right|best|final|true|only|valid|(?:most|more|least)\ [\w-]+|closest)"
-_STATED = re.compile(
-    rf"""(?: (?<!another\ )(?<!other\ )(?<!one\ )(?<!possible\ )(?<!wrong\ )(?<!incorrect\ )(?<!previous\ )(?<!initial\ )
+_STATED = re.compile(rf"""(?imx)(?: (?<!another\ )(?<!other\ )(?<!one\ )(?<!possible\ )(?<!wrong\ )(?<!incorrect\ )(?<!previous\ )(?<!initial\ )
           (?<!first\ )(?:\banswer | (?P<weak>\b(?:response|solution|conclusion|result\b(?!\ in))))
         | \b(?:{_RIGHT}|the|my|our|answer)\s+(?:option|choice|selection) )
       (?:\s*\([^()\n]{{3,60}}\))?                                               # "(arabic numerals)"
@@ -38,51 +33,34 @@ _STATED = re.compile(
       \s*(?:{_IS}(?!\w)\s?:?|(?P<colon>[:=→])|\s[-–—]\s(?=\S{{1,12}}\s*$))
     | \banswer\s*(?=\(?[A-J]\b) | ^[^\w\n]*+(?:final\ |correct\ )?answer[ \t]*$
     | \b(?:I(?:'d|\s+would|\s+will|'ll)?|we|you)\s+(?:should\s+|would\s+|can\s+)?
-      (?:choose|chose|pick|select|selected|go\s+with|opt\s+for|vote\s+for)\b""",
-    re.VERBOSE | re.IGNORECASE | re.MULTILINE,
-)
-_VERDICT = re.compile(
-    rf"""(?:\b{_IS}|\bas|\bmak(?:ing|es)\s+it)\s+
+      (?:choose|chose|pick|select|selected|go\s+with|opt\s+for|vote\s+for)\b""")
+_VERDICT = re.compile(rf"""(?ix)(?:\b{_IS}|\bas|\bmak(?:ing|es)\s+it)\s+
       (?:(?!(?:not|never|also|in?correct|good)\b|possibl|plausibl|potential|partial|wrong)[\w-]+\s+){{0,3}}?
       (?:{_RIGHT}\s+(?:answer|option|choice|response|solution|conclusion|selection|one)|(?:the|my|our)\s+answer)\b
-      (?!\s+(?:if|had|only|to\s+(?:another|a\s+different))\b)""",
-    re.VERBOSE | re.IGNORECASE,
-)
-_JUDGED = re.compile(
-    rf"""\b{_IS}\s+(?:(?!(?:not|never|in?correct)\b|partial)[\w-]+\s+){{0,2}}?
+      (?!\s+(?:if|had|only|to\s+(?:another|a\s+different))\b)""")
+_JUDGED = re.compile(rf"""(?imx)\b{_IS}\s+(?:(?!(?:not|never|in?correct)\b|partial)[\w-]+\s+){{0,2}}?
       (?:correct|right)(?!\s+(?:that|answer|option|choice)|\w)
     | \b(?:seems|appears|looks|is)\s+(?:the\s+)?most\s+(?:plausible|appropriate|suitable|reasonable|logical|accurate)\b
-    | (?:[:–—-]\s*(?:correct|right|yes|true)|(?<![✅✓✔])[✅✓✔]++)[^\w\n]*$       # "C) rose: correct" """,
-    re.VERBOSE | re.IGNORECASE | re.MULTILINE,
-)
-CONCLUDES = re.compile(
-    r"""\W*+(?:\d+\.\s*)?\[?(?:final\ solution\W*)?(?:so|thus|therefore|hence|in\ total|altogether|in\ conclusion|finally
-      |overall|given|based\ on|considering|consequently|in\ summary|(?:this|that)\ (?:means|leaves))\b
-    | [^.\n]*?,\s+(?:so|thus|therefore|hence)\b""",
-    re.VERBOSE | re.IGNORECASE,
-)
-_TAKEN_BACK = re.compile(
-    r"\b(?:wait|hmm+|on second thought|scratch that|correction|I made an? (?:mistake|error)|let me (?:re-?\w+|correct)|"
-    r"(?<=[.!?\n] )Actually)\b",
-    re.IGNORECASE,
-)
-_SENTENCE = re.compile(  # "A. ice" and "e.g. ice" are not the end of one, "It is A. Ice melts" is
-    r"\n+|(?:(?<=[.!?])(?<!\b[A-J]\.)(?<!i\.e\.)(?<!e\.g\.)|(?<=\b(?:is|be) [A-J]\.)|(?<=(?:was|ion) [A-J]\.))\s+"
-    r"(?=[\"'(\[$]*[A-Z\d])"
-)
-_NOTHING = re.compile(  # what is said after the answer, or of another
-    r"\s*(?:\(?Note\b|Please note|I hope|Hope this|Let me know|Feel free|Remember|[^.]*\banswer is(?: not|n't)\b(?!.*\bbut\b))"
-)
-_NEXT = re.compile(  # where a model stops answering and goes on to invent the next exercise, or its end-of-turn marks
-    r"\n\s*(?:\*\*|#+\s*)?(?:Question|Q|Instruction|Human|User|Problem)\s*:"
-    r"|\n\s*(?:Choose the answer to the question only from|Answer the following mathematical question)"
-    r"|</?s>|<EOS|<\|[\w ]+\|>|<end_of_turn>|\[/?INST\]"
-)
-_RESTATES = re.compile(  # "Great, let's solve this!", after which the question itself is repeated
-    r"\s*(?:sure|great|okay|ok|of course|certainly|alright|let|here|hello|hi|topic|context)\b"
-    r"(?:(?!\b(?:answer|option|choice)\b\W*(?:is|:)|\\boxed).)*",
-    re.IGNORECASE | re.DOTALL,
-)
+    | (?:[:–—-]\s*(?:correct|right|yes|true)|(?<![✅✓✔])[✅✓✔]++)[^\w\n]*$       # "C) rose: correct" """)
+CONCLUDING = r"""\W*+(?:\d+\.\s*)?\[?(?:final\ solution\W*)?(?:so|thus|therefore|hence|in\ total|altogether|in\ conclusion|finally
+    |overall|given|based\ on|considering|consequently|in\ summary|(?:this|that)\ (?:means|leaves))\b
+    | [^.\n]*?,\s+(?:so|thus|therefore|hence)\b"""
+CONCLUDES = re.compile(CONCLUDING, re.VERBOSE | re.IGNORECASE)
+_TAKEN_BACK = re.compile(r"""(?ix)\b(?:wait | hmm+ | on\ second\ thought | scratch\ that | correction | I\ made\ an?\ (?:mistake|error)
+    | let\ me\ (?:re-?\w+|correct) | (?<=[.!?\n]\ )Actually)\b""")
+# "A. ice" and "e.g. ice" are not the end of one, "It is A. Ice melts" is
+_SENTENCE = re.compile(r"""(?x)\n+ | (?:(?<=[.!?])(?<!\b[A-J]\.)(?<!i\.e\.)(?<!e\.g\.) | (?<=\b(?:is|be)\ [A-J]\.) | (?<=(?:was|ion)\ [A-J]\.))
+    \s+(?=["'(\[$]*[A-Z\d])""")
+# what is said after the answer, or of another
+_NOTHING = re.compile(r"""(?x)\s*(?:\(?Note\b | Please\ note | I\ hope | Hope\ this | Let\ me\ know | Feel\ free | Remember
+    | [^.]*\banswer\ is(?:\ not|n't)\b(?!.*\bbut\b))""")
+# where a model stops answering and goes on to invent the next exercise, or its end-of-turn marks
+_NEXT = re.compile(r"""(?x)\n\s*(?:\*\*|\#+\s*)?(?:Question|Q|Instruction|Human|User|Problem)\s*:
+    | \n\s*(?:Choose\ the\ answer\ to\ the\ question\ only\ from|Answer\ the\ following\ mathematical\ question)
+    | </?s> | <EOS | <\|[\w\ ]+\|> | <end_of_turn> | \[/?INST\]""")
+# "Great, let's solve this!", after which the question itself is repeated
+_RESTATES = re.compile(r"""(?isx)\s*(?:sure|great|okay|ok|of\ course|certainly|alright|let|here|hello|hi|topic|context)\b
+    (?:(?!\b(?:answer|option|choice)\b\W*(?:is|:)|\\boxed).)*""")
 
 
 def own_part(text: str) -> str:
@@ -100,12 +78,8 @@ def sentences(text: str) -> list[str]:
     return [part for part in _SENTENCE.split(text) if part.strip() and not _NOTHING.match(part)]
 
 
-def fields(text: str, _reader: Any = None) -> list[Span]:
-    r"""What stands in a mark made for the answer alone.
-
-    >>> fields('<answer>C</answer>') == fields('{"why": "Option A", "answer": "C"}') == fields('Action: Answer("C")')
-    True
-    """
+def fields(text: str, _: Any = None) -> list[Span]:
+    """What stands in a mark made for the answer alone: JSON's "answer", <answer>, Answer("C")."""
     found: list[tuple[str, int]] = []
     for match in _FIELD.finditer(text):
         said = match[match.lastgroup]
@@ -118,23 +92,15 @@ def fields(text: str, _reader: Any = None) -> list[Span]:
     return [("head", said) for said, _ in found]
 
 
-def hashes(text: str, _reader: Any = None) -> list[Span]:
-    """GSM8K's own form; a line of its own ends the answer, so that nothing behind it counts.
-
-    >>> hashes("So 5 + 13 = #### 18 eggs.")
-    [('head', '18')]
-    """
+def hashes(text: str, _: Any = None) -> list[Span]:
+    """GSM8K's own form; a line of its own ends the answer, so that nothing behind it counts."""
     found = list(_HASHES.finditer(text))
     alone = [match for match in found if not text[: match.start()].rpartition("\n")[2].strip()]
     return [("head", match[1]) for match in alone[:1] or found]
 
 
-def boxes(text: str, _reader: Any = None) -> list[Span]:
-    r"""The contents of the closed, filled \boxed{...}, \fbox{...} and "\boxed 2"; neighbours are one answer.
-
-    >>> boxes(r"$x=\boxed{3}$, so $\boxed{-1}$ and $\boxed{6}$")
-    [('head', '3'), ('head', '-1,6')]
-    """
+def boxes(text: str, _: Any = None) -> list[Span]:
+    r"""The contents of the closed, filled \boxed{...}, \fbox{...} and "\boxed 2"; neighbours are one answer."""
     found, end, matches = [], 0, _matches(_BOX, text)
     for match in matches:
         braces = text[match.end() : match.end() + 1] == "{"
@@ -165,88 +131,64 @@ def group(text: str, start: int) -> str | None:
     return None
 
 
-def stated(text: str, _reader: Any = None) -> list[Span]:
-    """After "the answer is", "Answer:", "I would choose", and before "is the correct answer"; not "is not".
-
-    >>> stated("Answer: C. Option D is a possible answer, too. So, steam is the correct answer.")
-    [('head', ' C. Option D is a possible answer, too. So, steam is the correct answer.'), ('tail', 'So, steam ')]
-    """
+def stated(text: str, _: Any = None) -> list[Span]:
+    """After "the answer is", "Answer:", "I would choose", and before "is the correct answer"; not "is not"."""
     found = [(match.start(), _after(text, match)) for match in _matches(_STATED, text)]
     found += [(match.start(), _before(text, match)) for match in _matches(_VERDICT, text)]
     return [span for _, span in sorted(found, key=lambda place: place[0]) if span]
 
 
 def judged(text: str, reader: Any) -> list[Span]:
-    """Before a weaker verdict on an option, such as "is correct" and "seems most plausible".
-
-    >>> from selfrefine.tasks.letters import Letters
-    >>> judged("Ice melts, so B is correct.", Letters(("ice", "water")))
-    [('tail', 'Ice melts, so B ')]
-    """
+    """Before a weaker verdict on an option, such as "is correct" and "seems most plausible"."""
     found = [_before(text, match) for match in _matches(_JUDGED, text)] if reader.options else []
     return [span for span in found if span]
 
 
 def concluding(text: str, reader: Any) -> list[Span]:
-    """The last sentence that says anything, where it begins with "Therefore", "So", "In total", ...
-
-    >>> from selfrefine.tasks.numbers import Numbers
-    >>> concluding("So she has 8. They are red.", Numbers())
-    [('sentence', 'So she has 8.')]
-    """
+    """The last sentence that says anything, where it begins with "Therefore", "So", "In total", ..."""
     said = next((said for said in reversed(sentences(text)) if reader.sentence(said) is not None), "")
     return [("sentence", said)] if CONCLUDES.match(said) else []
 
 
-def opening(text: str, _reader: Any = None) -> list[Span]:
-    """The first line, where it is the answer.
-
-    >>> opening("C) water. Because")
-    [('line', 'C) water. Because')]
-    """
+def opening(text: str, _: Any = None) -> list[Span]:
+    """The first line, where it is the answer."""
     return [("line", text.strip())]
 
 
-def last(text: str, _reader: Any = None) -> list[Span]:
-    """What is named last, or alone: nothing but a guess.
-
-    >>> last("It is 18...")
-    [('last', 'It is 18...')]
-    """
+def last(text: str, _: Any = None) -> list[Span]:
+    """What is named last, or alone: nothing but a guess."""
     return [("last", text)]
 
 
 # an explicit mark beats a statement, a statement beats a conclusion, and anything beats a guess
-RULES: tuple[tuple[str, Callable[[str, Any], list[Span]]], ...] = (
-    ("field", fields),
-    ("####", hashes),
-    ("boxed", boxes),
-    ("stated", stated),
-    ("judged", judged),
-    ("concluding", concluding),
-    ("opening", opening),
-    ("last", last),
-)
+RULES = (fields, hashes, boxes, stated, judged, concluding, opening, last)
 
 
 def find(text: str, reader: Any, ended: bool = True) -> tuple[str | None, str]:
-    """What the first rule with a finding reads, and that rule's name; of its spans the last that says anything.
+    r"""What the first rule with a finding reads, and that rule's name; of its spans the last that says anything.
 
     What follows "Wait" or "I made a mistake" comes first, where it states or concludes anything itself. Nothing is
-    guessed of a text that was cut off (`ended` is False), or beside a field that holds no answer.
+    guessed of a text that was cut off (`ended` is False), or beside a field that holds no answer. By each rule:
+
+    >>> from selfrefine.tasks.letters import Letters
+    >>> for text in (
+    ...     '{"why": "Option A is wet", "answer": "C"}', "#### C", r"$\boxed{C}$", "Answer: C. Or is D a possible answer?",
+    ...     "Melting ice, C is right.", "So it must be C. It is cold.", "C) ice, not A", "Ice, option C, it is."
+    ... ):
+    ...     print(*find(text, Letters(("steam", "water", "ice", "salt"))))
     """
     text = own_part(text)
     marked, text = fields(text), reader.plain(text)  # a field is JSON, and its backslashes mean something
     again = [(text[match.end() :], RULES[1:6]) for match in _TAKEN_BACK.finditer(text)][-1:]
     for part, rules in [*again, (text, RULES[:4] if marked else RULES if ended else RULES[:-1])]:
-        for name, rule in rules:
+        for rule in rules:
             for form, span in reversed(marked if rule is fields else rule(part, reader)):
                 if rule is fields and (len(sentences(span)) > 1 or "\\boxed" in span):
                     found = find(span, reader)[0]  # an answer of several sentences has an answer in it
                 else:
                     found = getattr(reader, form)(reader.plain(span) if rule is fields else span) if span else UNDECIDED
                 if found is not None:
-                    return (found, name) if found else (None, "none")
+                    return (found, rule.__name__) if found else (None, "none")
     return None, "none"
 
 
