@@ -33,12 +33,8 @@ def grade(text: str, target: str, options: Sequence[str] = (), task: str = "", e
     Without options, a target that is a number is compared as one, unless the task is MATH; any other as LaTeX.
     A text that was cut off at the token limit (`ended` is False) has an answer only where it states or concludes one.
     """
-    if options:
-        reader: places.Reader = Letters(options)
-    elif task != "math" and numbers.value(target) is not None:
-        reader = numbers.Numbers()
-    else:
-        reader = Latex()
+    a_number = task != "math" and numbers.value(target) is not None
+    reader = Letters(options) if options else numbers.Numbers() if a_number else Latex()
     read, rule = places.find(text, reader, ended)
     correct = read is not None and reader.same(read, target)
     return Grade(read, rule, correct, contains=bool(target) and target in text)

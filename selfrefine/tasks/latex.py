@@ -2,6 +2,7 @@
 
 import re
 from fractions import Fraction
+from itertools import accumulate, pairwise
 
 from selfrefine.tasks import numbers
 from selfrefine.tasks.places import CONCLUDES, sentences
@@ -30,8 +31,7 @@ _FORMS = (
     (r"\\[dtc](frac|binom)(?![a-zA-Z])", r"\\\1"),
     (r"\\(le|ge|ne)(?:q|qslant)(?![a-zA-Z])", r"\\\1 "),
     (r"\\times(?![a-zA-Z])", r"\\cdot "),
-    (r"\\begin\{[bp]matrix\}", "("),  # a matrix is the list of its cells
-    (r"\\end\{[bp]matrix\}", ")"),
+    (r"\\begin\{[bp]matrix\}(.*?)\\end\{[bp]matrix\}", r"(\1)"),  # a matrix is the list of its cells
     (r"&|\\\\", ","),
     (r"\\[vdt]?(?:math(?:bf|rm|it|sf|bb)|text(?:bf|it|rm)|operatorname|mbox)(?![a-zA-Z])", r"\\text"),
     (r"(?<![\\a-zA-Z])(pi|sqrt)(?![a-zA-Z])", r"\\\1 "),
@@ -71,9 +71,8 @@ class Latex:
 
     def plain(self, text: str) -> str:
         """`text` without Markdown, money and doubled backslashes, and every formula as $...$ on one line."""
-        if re.search(
-            r"(?<!\\)\\\\(?:[dt]?frac|sqrt|boxed|begin|text|left|cdot|times|pi|circ|[lg]e|[()\[])(?![a-z])", text
-        ):
+        doubled = r"(?:[dt]?frac|sqrt|boxed|begin|text|left|cdot|times|pi|circ|[lg]e|[()\[])(?![a-z])"
+        if re.search(rf"(?<!\\)\\\\{doubled}", text):
             text = text.replace("\\\\", "\\")
         text = re.sub(r"\[asy\].*?\[/asy\]", "", text, flags=re.DOTALL)
         text = re.sub(r"\\(?:begin|end)\{(?:align|equation|gather)\*?\}", "$$", text)
@@ -128,10 +127,8 @@ def _prose(text: str) -> bool:
 def _comes_to(said: str) -> str | None:
     """What a sentence comes to: what stands behind its last "so" or "is", else its last formula or number."""
     said = _ASIDE.sub("", said.strip())
-    so, when = (
-        r",\s+(?:and\s+)?(?:so|thus|therefore|hence|giving)\b",
-        r",?\s+(?:when|where|attained|achieved|because|since)\b",
-    )
+    so = r",\s+(?:and\s+)?(?:so|thus|therefore|hence|giving)\b"
+    when = r",?\s+(?:when|where|attained|achieved|because|since)\b"
     for cut, part in ((so, -1), (when, 0)):
         rest = re.split(cut, said)[part].strip()
         said = rest if re.search(r"\d|\$", rest) else said
@@ -187,7 +184,7 @@ def equal(one: str, other: str) -> bool:
     A list without brackets or in braces is a set of solutions, so that its order does not matter. Of an equation beside
     a value its right side counts, and of "(B) Circle" beside the option "(B)" its letter.
     """
-    option = re.fullmatch(r"\(?([A-Z])\)", re.sub(rf"{_TEXT}\{{([^{{}}]*)\}}", r"\1", other).strip("$ "))
+    option = re.fullmatch(r"\(([A-Z])\)", re.sub(rf"{_TEXT}\{{([^{{}}]*)\}}", r"\1", other).strip("$ "))
     one, other = normalise(one), normalise(other)
     if option and re.match(rf"\(?{option[1]}[).:]", one):
         return True
@@ -202,24 +199,14 @@ def equal(one: str, other: str) -> bool:
 
 
 def _parts(text: str) -> tuple[str, list[str]]:
-    """The brackets around a list, tuple or interval, and its parts."""
-    parts = _split(text)
-    if len(parts) == 1 and (match := re.fullmatch(r"(\\\{|[(\[])(.*)(\\\}|[)\]])", text)):
-        inner = _split(match[2])
-        return (match[1] + match[3], inner) if len(inner) > 1 else ("", parts)
-    return "", parts
-
-
-def _split(text: str) -> list[str]:
-    """`text` split at the commas outside of all brackets."""
-    parts, depth = [""], 0
-    for sign in text:
-        depth += (sign in "([{") - (sign in ")]}")
-        if sign == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += sign
-    return parts
+    """The brackets around a list, tuple or interval ("" where there are none), and its parts."""
+    whole = re.fullmatch(r"(\\\{|[(\[])(.*)(\\\}|[)\]])", text)
+    for brackets, inner in [("", text)] + ([(whole[1] + whole[3], whole[2])] if whole else []):
+        depths = list(accumulate((sign in "([{") - (sign in ")]}") for sign in inner))
+        commas = [at for at, sign in enumerate(inner) if sign == "," and depths[at] == 0]
+        if commas:
+            return brackets, [inner[a + 1 : b] for a, b in pairwise([-1, *commas, len(inner)])]
+    return "", [text]
 
 
 def _number(text: str) -> Fraction | None:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from selfrefine.tasks.places import CONCLUDING, UNDECIDED, sentences
+from selfrefine.tasks.places import CONCLUDES, UNDECIDED, sentences
 from selfrefine.tasks.questions import LETTERS
 
 _NEGATION = r"""\b(?:not|never|cannot|neither|nor|none|except|unlike|rather\ than|instead\ of|rul(?:e[sd]?|ing)\s+out
@@ -11,11 +11,9 @@ _NEGATION = r"""\b(?:not|never|cannot|neither|nor|none|except|unlike|rather\ tha
 _NEGATED = re.compile(f"(?ix){_NEGATION}")
 _HEDGED = re.compile(rf"(?ix){_NEGATION} | \b(?:could|might|may|possib\w+|if)\b")
 _DENIED = re.compile(r"""(?ix)[\s"').:,\]]*(?:[\w-]+\s+){0,3}?
-    (?: (?:is|are|was|does|do|can|could|would|has|have|may|might)\b(?:\s+\w+)?\s*(?:not|never)\b | \w+n't\b | cannot\b
-    | (?:is|are|was|be|seems?)\s+(?:\w+\s+)?(?:excluded|incorrect|wrong|false|irrelevant|un\w+|eliminated|ruled))""")
+    (?: (?:is|are|was|does|do|can|could|would|has|have|may|might)\b(?:\s+\w+)?\s*(?:not|never)\b | \w+n't\b
+    | cannot\b | (?:is|are|was|be|seems?)\s+(?:\w+\s+)?(?:excluded|incorrect|wrong|false|irrelevant|un\w+|eliminated|ruled))""")
 _TURN = re.compile(r"(?i);|\bbut\b|\bleav\w+\b|,\s+(?:so|therefore|hence|thus)\b")
-_CLOSES = re.compile(rf"""(?isx)(?:{CONCLUDING}) | \s*(?:conclusion|it\ is|it's|this\ is|in\ this\ case)\b
-    | .*\b(?:most\ likely|most\ \w+\ (?:option|choice)|best)\b""")
 _FILLER = re.compile(r"""(?ix)(?:[\s:,=>"'\[({<] | -(?!\d)
     | (?:option|choice|letter|answer|either|both|likely|probably|therefore|thus|clearly|definitely|indeed|simply|actually
     |most|the|that|is|to|I\ think\ it|going\ to\ be|obviously|certainly)(?=[\s:,]))*""")
@@ -30,14 +28,13 @@ class Letters:
         self.options, self.letters = options, LETTERS[: len(options)]
         self.by_letter = dict(zip(self.letters, map(key, options), strict=False))
         letters, either = self.letters, self.letters + self.letters.lower()
-        self.mention = re.compile(  # an unmistakable form: "(C)", "C)", "C.", "option C", "is C", "C or D", "C remains"
-            rf"[(\[<{{\"']\s*([{either}])\s*[)\]>}}\"'][.:]?|(?<![\w'.°-])([{either}])\)"
-            rf"|\b(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer|OPTION|ANSWER)s?[\s:]+[\"'(]?([{letters}])\b(?!'\w)"
-            rf"|(?:^|(?<=\s))([{letters}])(?:[.:](?=\s|$)|(?=,?\s+(?:or|and)\s+\(?[{letters}]\b))"
-            rf"|(?:\b(?:is|be|or|and|but|with|choose|pick)|'s|:)\s+([{letters}])(?=\s*$|\s+(?:that|but)\b|,)"
-            rf"|(?:^|(?<=\s))([{letters}])(?=\s+(?:remains|fits|works|it\s+is|is\s+(?:left|better|best|right|correct))\b)"
-            rf"|(?<=[{letters}]\s)(?:or|and)\s+([{letters}])\b"
-        )
+        # an unmistakable form: "(C)", "C)", "option C", "C.", "C or", "is C", "C remains", "or C"
+        self.mention = re.compile(rf"""(?x)[(\[<{{"']\s*([{either}])\s*[)\]>}}"'][.:]? | (?<![\w'.°-])([{either}])\)
+            | \b(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer|OPTION|ANSWER)s?[\s:]+["'(]?([{letters}])\b(?!'\w)
+            | (?:^|(?<=\s))([{letters}])(?:[.:](?=\s|$)|(?=,?\s+(?:or|and)\s+\(?[{letters}]\b)
+              |(?=\s+(?:remains|fits|works|it\s+is|is\s+(?:left|better|best|right|correct))\b))
+            | (?:\b(?:is|be|or|and|but|with|choose|pick)|'s|:)\s+([{letters}])(?=\s*$|\s+(?:that|but)\b|,)
+            | (?<=[{letters}]\s)(?:or|and)\s+([{letters}])\b""")
 
     def plain(self, text: str) -> str:
         """`text` undressed, with the letter in place of an option that itself names letters, such as "Both A and C"."""
@@ -58,7 +55,7 @@ class Letters:
         """The option that `span` closes with: "Unlike A, option B", "So water"."""
         if _NEGATED.search(_TURN.split(span)[-1].rpartition(",")[2]):
             return None
-        named = [letter for _, _, letter in self._mentions(span)]
+        named = [match[match.lastindex].upper() for match in self.mention.finditer(span)]
         named += re.findall(rf"(?:^|[\s(\"'])([{self.letters}])[\")',]*\s*$", span)
         several = re.search(rf"\b(?:or|and)\s+[(\"']*(?:option\s+)?[{self.letters}]\b[^.]{{0,40}}$", span)
         return (UNDECIDED if several else named[-1]) if named else self._named(span)
@@ -69,8 +66,8 @@ class Letters:
         if self._walks(span):
             return None
         opens = re.match(
-            rf"[\"'(\[]*(?:[{letters}](?:[)\].:,\"']|\s*$|\s+(?:[-–—:]|because\b|since\b|as\b)|--)"
-            rf"|[{letters.lower()}](?:[)\]]|\.?\s*$|\.\s))",
+            rf"""(?x)["'(\[]*(?:[{letters}](?:[)\].:,"'] | \s*$ | \s+(?:[-–—:]|because\b|since\b|as\b) | --)
+            | [{letters.lower()}](?:[)\]] | \.?\s*$ | \.\s))""",
             first,
         )
         text = re.match(rf"[\"'(\[]*[{letters}]\s(.*)", first)  # "C water"
@@ -82,7 +79,7 @@ class Letters:
         text ("So it is ice")."""
         named = self._affirmed([span])
         complete = re.search(r"[.!\"')]\s*$", span)
-        closes = named is None and complete and _CLOSES.match(span) and not _HEDGED.search(span)
+        closes = named is None and complete and CONCLUDES.match(span) and not _HEDGED.search(span)
         return self._named(span) if closes else named
 
     def last(self, text: str) -> str | None:
@@ -92,14 +89,11 @@ class Letters:
         if not said:
             return None
         item = re.compile(
-            rf"[\s(\[-]*(?:[Oo]ption |[Cc]hoice )?[(\"]?([{self.letters}])(?:[).:\]\",]|\s+(?:says|is)\b)"
+            rf"""[\s(\[-]*(?:[Oo]ption |[Cc]hoice )?[("]?([{self.letters}])(?:[).:\]",]|\s+(?:says|is)\b)"""
         )
         items = {found[1] for part in [*lines, *said] if (found := item.match(part))}
-        tries = (
-            []
-            if len(items) > 1 and (item.match(said[-1]) or item.match(lines[-1]))
-            else [self._whole(lines[-1]), self.sentence(said[-1]), self._affirmed(said)]
-        )
+        walk = len(items) > 1 and (item.match(said[-1]) or item.match(lines[-1]))
+        tries = [] if walk else [self._whole(lines[-1]), self.sentence(said[-1]), self._affirmed(said)]
         tries += [self._affirmed(every), self._named(text) if len(every) <= 2 else None]
         return next((named for named in tries if named is not None), None)
 
@@ -145,19 +139,15 @@ class Letters:
         # "A) ice", then other lines, then "B) steam is a gas": that is an answer, and why not another
         return items[1][0] == 1 or self._whole(lines[0]) is None
 
-    def _mentions(self, text: str) -> list[tuple[int, int, str]]:
-        """Where `text` names options, as (start, end, letter)."""
-        found = self.mention.finditer(text)
-        return [(match.start(match.lastindex), match.end(), match[match.lastindex].upper()) for match in found]
-
     def _affirmed(self, said: Iterable[str]) -> str | None:
         """The one letter that sentences name and do not deny ("not A", "A is wrong", "eliminated: (A), (C)")."""
         kept = set()
         for sentence in said:
-            for start, end, letter in self._mentions(sentence):
+            for match in self.mention.finditer(sentence):
+                start = match.start(match.lastindex)
                 before = _TURN.split(sentence[max(0, start - 200) : start])[-1]
-                if not _NEGATED.search(before) and not _DENIED.match(sentence, end):
-                    kept.add(letter)
+                if not _NEGATED.search(before) and not _DENIED.match(sentence, match.end()):
+                    kept.add(match[match.lastindex].upper())
         return _one(kept)
 
     def _texts(self, text: str) -> list[tuple[int, int, str]]:

@@ -11,23 +11,16 @@ _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10
 _DIGITS = r"\d{1,3}(?:,\d{3})+(?!\d)|\d+"
 _NUMBER = re.compile(rf"""(?x)
     (?P<other>\d+(?::\d+)+|\d+/\d+/\d+)                                   # 3:30 and 1/2/2024 are no numbers
-    | (?P<sign>(?<![\w)\]}}.])(?<![\d)\]}}%]\s)-)?                          # nor do 7-3 and 7 -3 hold a -3
-      (?:[$€£¥]\s?)?(?P<sign2>(?<=[$€£¥])-)?
-      (?:
-        (?P<whole>\d+)\ +(?=\d+/\d)(?P<part>\d+/[1-9]\d*)(?![\d/])        # 2 1/2
-        | (?P<ratio>(?:{_DIGITS})/[1-9]\d*)(?![\d/]|\.\d)                 # 1/2, not 1/2/2024
-        | (?P<plain>(?:{_DIGITS})(?:\.\d+)?|\.\d+)(?P<exponent>[eE][+-]?\d{{1,2}}(?!\w))?
-      )
-      (?:\s*(?P<scale>thousand|million|billion|trillion)\b)?
-    """)
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
-)
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_WORDS = {word: value for value, word in enumerate([*_ONES.split(), "eighteen", "nineteen"])}
-_WORDS |= {word: 20 + 10 * at for at, word in enumerate(_TENS.split())}
-_WORD = rf"(?:{'|'.join(sorted(_WORDS, key=len, reverse=True))}|hundred|thousand)"
-_IN_WORDS = re.compile(rf"\b{_WORD}(?:[ -](?:and )?{_WORD})*\b(?! of\b)", re.IGNORECASE)
+    | (?P<sign>(?<![\w)\]}}.])(?<![\d)\]}}%]\s)-)?(?:[$€£¥]\s?)?(?P<sign2>(?<=[$€£¥])-)?   # nor do 7-3 and 7 -3 hold a -3
+      (?: (?P<whole>\d+)\ +(?=\d+/\d)(?P<part>\d+/[1-9]\d*)(?![\d/])        # 2 1/2
+        | (?P<ratio>(?:{_DIGITS})/[1-9]\d*)(?![\d/]|\.\d)                   # 1/2, not 1/2/2024
+        | (?P<plain>(?:{_DIGITS})(?:\.\d+)?|\.\d+)(?P<exponent>[eE][+-]?\d{{1,2}}(?!\w))? )
+      (?:\s*(?P<scale>thousand|million|billion|trillion)\b)?""")
+_NAMES = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand""".split()
+_WORDS = dict(zip(_NAMES, [*range(20), *range(20, 100, 10), 100, 1000], strict=True))
+_WORD = f"(?:{'|'.join(reversed(_NAMES))})"
+_IN_WORDS = re.compile(rf"(?i)\b{_WORD}(?:[ -](?:and )?{_WORD})*\b(?! of\b)")
 _RANGE = re.compile(r"\bbetween\s+\S*\d\S*\s+and\s+\S*\d|(?<![\d/=(])\d+\s?(?:-|to)\s?\d+\b(?!\s*[=\d(])")
 _BARE = r"-?[$€£]?\s?-?\d[\d,./]*%?(?:\s+[a-z]+){0,3}[.!]?"
 _FORMS = (
@@ -37,14 +30,9 @@ _FORMS = (
     (r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r" \1 "),
     (r"\\([$%#])", r"\1"),
     (r"\\(?:\(|\)|\[|\]|!|,|;|quad\b)", " "),
-    (
-        r"(?<![\d.,])(?:(?<=[$€£])\d{1,3}(?: \d{3})+|\d{1,3}(?: \d{3})* 000)(?![\d.,]\d|\d)",
-        lambda n: n[0].replace(" ", ""),
-    ),
-    (
-        r"(?<![\d.,])(?:\d{1,3}(?:\.\d{3})+|(?<=€)\d+),\d\d\b",
-        lambda n: n[0].replace(".", "").replace(",", "."),
-    ),  # 1.250,00
+    (r"((?<=[$€£])\d{1,3}) (?=\d{3}(?!\d))|(?<![\d.,])(\d{1,3}) (?=000(?![\d.,]?\d))", r"\1\2"),  # 9 500
+    (r"(?<![\d.,])(\d{1,3})\.(\d{3}),(?=\d\d\b)", r"\1\2."),  # 1.250,00
+    (r"(€\d+),(?=\d\d\b)", r"\1."),
     (r"(?<=\d)\s*(?:x|×|\*|\\times|\\cdot)\s*10\s?\^\s?\{?(-?\d\d?)\}?", r"e\1"),
     (r"(?<![\d:])(\d\d?):00(?![\d:])", r"\1"),  # an hour
     (r"(?m)^([^\w\n]*+)\d+[.)]\s+(?=[A-Za-z*])", r"\1"),  # the number of a list's item
@@ -52,11 +40,11 @@ _FORMS = (
 )
 # words before the outcome of a calculation or an inference: the number meant stands after the last of them
 _OUTCOME = re.compile(r"""(?ix)= | ≈ | \bequals?\b | \b(?:equal|equivalent)\ to\b | \bso\b(?!\ as\b|[^.,]{0,60}\benough\b)
-    | \bor\b | \bthen\b | \bget\b | \bto\ find\b | \bgiv(?:es?|ing)\b | \bleav(?:es?|ing)\b | \btotal\ of\b | \bleft\ with\b
-    | \bmeans?\ that\b | \b(?:which|that)(?:'s|\ is|\ are|\ was|\ gives|\ leaves|\ means|\ makes|\ equals|\ totals)\b""")
+    | \b(?:or|then|get|to\ find|gives?|giving|leaves?|leaving|total\ of|left\ with|means?\ that)\b
+    | \b(?:which|that)(?:'s|\ (?:is|are|was|gives|leaves|means|makes|equals|totals))\b""")
 # "In 5 days, she makes $18": a clause that comes before what the sentence says
-_OPENING = re.compile(r"""(?ix)\b(?:in|after|for|on|with|if|since|at|over|when|given|by|out\ of|because|to|from|during|before
-    |once|as)\b(?:[^,]|(?<=\d),(?=\d)){0,200}?(?:(?<=[a-z]),\s+|,\s+(?=\D))""")
+_OPENING = re.compile(r"""(?ix)\b(?:in|after|for|on|with|if|since|at|over|when|given|by|out\ of|because|to|from|during
+    |before|once|as)\b(?:[^,]|(?<=\d),(?=\d)){0,200}?(?:(?<=[a-z]),\s+|,\s+(?=\D))""")
 # what a sentence adds behind its outcome: "in order to transport 80 stones"
 _PURPOSE = re.compile(r"""(?sx)\s(?:in\ order\ (?:to|for)|so\ that(?!'s|\ means|\ leaves|\ is|\ makes|\ gives)|so\ as\ to
     |to\ (?:have|be|reach|make|secure|fill))\b.*""")
@@ -142,13 +130,10 @@ def numbers_in(text: str) -> list[str]:
 
 
 def _in_digits(match: re.Match) -> str:
-    total = value = 0
+    total = 0
     for word in re.findall(r"[a-z]+", match[0].lower().replace(" and ", " ")):
-        if word == "thousand":
-            total, value = total + value * 1000, 0
-        else:
-            value = max(value, 1) * 100 if word == "hundred" else value + _WORDS[word]
-    return str(total + value)
+        total = max(total, 1) * _WORDS[word] if _WORDS[word] >= 100 else total + _WORDS[word]
+    return str(total)
 
 
 def _without(aside: re.Pattern, text: str) -> str:

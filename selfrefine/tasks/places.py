@@ -7,7 +7,6 @@ A reading is a value, None where the span holds none, or UNDECIDED ("A or B"), a
 """
 
 import re
-from typing import Any
 
 Span = tuple[str, str]
 UNDECIDED = ""
@@ -22,7 +21,7 @@ _HASHES = re.compile(r"####[ \t]*(-?[$€£]?[ ]?-?\d[\d,/]*+(?:\.\d++)?+(?:[eE]
 _BOX = re.compile(r"(?:[=$(\[]\s*(?P<minus>-)\s*)?\\(?:boxed|fbox|framebox)(?![a-zA-Z])\s*")
 _BESIDE = re.compile(r"(?:[\s$,;.]|\\[()\[\]]|\band\b|\bor\b|\\text\{\s*(?:and|or)\s*\}|\b[a-zA-Z]\s*=)*")
 
-_IS = r"(?:is|are|was|(?:would|will|must|should|has\ to|seems\ to|appears\ to)\ be|remains|becomes|'s)"
+_IS = r"(?:is|are|was|(?:would|will|must|should|(?:has|seems|appears)\ to)\ be|remains|becomes|'s)"
 _RIGHT = r"(?:correct|right|best|final|true|only|valid|(?:most|more|least)\ [\w-]+|closest)"
 _STATED = re.compile(rf"""(?imx)(?: (?<!another\ )(?<!other\ )(?<!one\ )(?<!possible\ )(?<!wrong\ )(?<!incorrect\ )(?<!previous\ )(?<!initial\ )
           (?<!first\ )(?:\banswer | (?P<weak>\b(?:response|solution|conclusion|result\b(?!\ in))))
@@ -66,11 +65,8 @@ _RESTATES = re.compile(r"""(?isx)\s*(?:sure|great|okay|ok|of\ course|certainly|a
 def own_part(text: str) -> str:
     """The answer itself: after a reasoning block, up to the next question that the model goes on to invent."""
     text = re.sub(r"\s{9,}", lambda gap: "\n\n" if "\n" in gap[0] else " ", text.rsplit("</think>", 1)[-1])
-    for match in _NEXT.finditer(text):
-        before = text[: match.start()]
-        if re.search(r"\w", before) and not _RESTATES.fullmatch(before):
-            return before
-    return text
+    ends = (text[: match.start()] for match in _NEXT.finditer(text))
+    return next((own for own in ends if re.search(r"\w", own) and not _RESTATES.fullmatch(own)), text)
 
 
 def sentences(text: str) -> list[str]:
@@ -78,7 +74,7 @@ def sentences(text: str) -> list[str]:
     return [part for part in _SENTENCE.split(text) if part.strip() and not _NOTHING.match(part)]
 
 
-def fields(text: str, _: Any = None) -> list[Span]:
+def field(text: str, _=None) -> list[Span]:
     """What stands in a mark made for the answer alone: JSON's "answer", <answer>, Answer("C")."""
     found: list[tuple[str, int]] = []
     for match in _FIELD.finditer(text):
@@ -92,16 +88,16 @@ def fields(text: str, _: Any = None) -> list[Span]:
     return [("head", said) for said, _ in found]
 
 
-def hashes(text: str, _: Any = None) -> list[Span]:
+def hashes(text: str, _=None) -> list[Span]:
     """GSM8K's own form; a line of its own ends the answer, so that nothing behind it counts."""
     found = list(_HASHES.finditer(text))
     alone = [match for match in found if not text[: match.start()].rpartition("\n")[2].strip()]
     return [("head", match[1]) for match in alone[:1] or found]
 
 
-def boxes(text: str, _: Any = None) -> list[Span]:
+def boxed(text: str, _=None) -> list[Span]:
     r"""The contents of the closed, filled \boxed{...}, \fbox{...} and "\boxed 2"; neighbours are one answer."""
-    found, end, matches = [], 0, _matches(_BOX, text)
+    found, end, matches = [], 0, list(_BOX.finditer(text))[-MOST:]
     for match in matches:
         braces = text[match.end() : match.end() + 1] == "{"
         content = group(text, match.end()) if braces else re.match(r"[^$\s]*", text[match.end() :])[0].rstrip(".")
@@ -116,11 +112,6 @@ def boxes(text: str, _: Any = None) -> list[Span]:
     return [("head", said) for said in found] or [("head", UNDECIDED)] * bool(matches)
 
 
-def last_boxed(text: str) -> str | None:
-    """The content of the last box, None where there is none."""
-    return (boxes(text) or [("", None)])[-1][1]
-
-
 def group(text: str, start: int) -> str | None:
     """The content of the braces that open at `start`, None where they are not closed."""
     depth = 0
@@ -131,40 +122,40 @@ def group(text: str, start: int) -> str | None:
     return None
 
 
-def stated(text: str, _: Any = None) -> list[Span]:
+def stated(text: str, _=None) -> list[Span]:
     """After "the answer is", "Answer:", "I would choose", and before "is the correct answer"; not "is not"."""
-    found = [(match.start(), _after(text, match)) for match in _matches(_STATED, text)]
-    found += [(match.start(), _before(text, match)) for match in _matches(_VERDICT, text)]
+    found = [(match.start(), _after(text, match)) for match in list(_STATED.finditer(text))[-MOST:]]
+    found += [(match.start(), _before(text, match)) for match in list(_VERDICT.finditer(text))[-MOST:]]
     return [span for _, span in sorted(found, key=lambda place: place[0]) if span]
 
 
-def judged(text: str, reader: Any) -> list[Span]:
+def judged(text: str, reader) -> list[Span]:
     """Before a weaker verdict on an option, such as "is correct" and "seems most plausible"."""
-    found = [_before(text, match) for match in _matches(_JUDGED, text)] if reader.options else []
+    found = [_before(text, match) for match in list(_JUDGED.finditer(text))[-MOST:]] if reader.options else []
     return [span for span in found if span]
 
 
-def concluding(text: str, reader: Any) -> list[Span]:
+def concluding(text: str, reader) -> list[Span]:
     """The last sentence that says anything, where it begins with "Therefore", "So", "In total", ..."""
     said = next((said for said in reversed(sentences(text)) if reader.sentence(said) is not None), "")
     return [("sentence", said)] if CONCLUDES.match(said) else []
 
 
-def opening(text: str, _: Any = None) -> list[Span]:
+def opening(text: str, _=None) -> list[Span]:
     """The first line, where it is the answer."""
     return [("line", text.strip())]
 
 
-def last(text: str, _: Any = None) -> list[Span]:
+def last(text: str, _=None) -> list[Span]:
     """What is named last, or alone: nothing but a guess."""
     return [("last", text)]
 
 
 # an explicit mark beats a statement, a statement beats a conclusion, and anything beats a guess
-RULES = (fields, hashes, boxes, stated, judged, concluding, opening, last)
+RULES = (field, hashes, boxed, stated, judged, concluding, opening, last)
 
 
-def find(text: str, reader: Any, ended: bool = True) -> tuple[str | None, str]:
+def find(text: str, reader, ended: bool = True) -> tuple[str | None, str]:
     r"""What the first rule with a finding reads, and that rule's name; of its spans the last that says anything.
 
     What follows "Wait" or "I made a mistake" comes first, where it states or concludes anything itself. Nothing is
@@ -178,22 +169,18 @@ def find(text: str, reader: Any, ended: bool = True) -> tuple[str | None, str]:
     ...     print(*find(text, Letters(("steam", "water", "ice", "salt"))))
     """
     text = own_part(text)
-    marked, text = fields(text), reader.plain(text)  # a field is JSON, and its backslashes mean something
+    marked, text = field(text), reader.plain(text)  # a field is JSON, and its backslashes mean something
     again = [(text[match.end() :], RULES[1:6]) for match in _TAKEN_BACK.finditer(text)][-1:]
     for part, rules in [*again, (text, RULES[:4] if marked else RULES if ended else RULES[:-1])]:
         for rule in rules:
-            for form, span in reversed(marked if rule is fields else rule(part, reader)):
-                if rule is fields and (len(sentences(span)) > 1 or "\\boxed" in span):
+            for form, span in reversed(marked if rule is field else rule(part, reader)):
+                if rule is field and (len(sentences(span)) > 1 or "\\boxed" in span):
                     found = find(span, reader)[0]  # an answer of several sentences has an answer in it
                 else:
-                    found = getattr(reader, form)(reader.plain(span) if rule is fields else span) if span else UNDECIDED
+                    found = getattr(reader, form)(reader.plain(span) if rule is field else span) if span else UNDECIDED
                 if found is not None:
                     return (found, rule.__name__) if found else (None, "none")
     return None, "none"
-
-
-def _matches(rule: re.Pattern, text: str) -> list[re.Match]:
-    return list(rule.finditer(text))[-MOST:]
 
 
 def _after(text: str, match: re.Match) -> Span | None:
