@@ -5,7 +5,7 @@ from fractions import Fraction
 from itertools import accumulate, pairwise
 
 from selfrefine.tasks import numbers
-from selfrefine.tasks.places import CONCLUDES, sentences
+from selfrefine.tasks.places import CONCLUDES
 
 _TEXT = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)"
 _FORMULA = re.compile(r"-?\$([^$]+)\$")
@@ -15,12 +15,11 @@ _RELATION = r"=|\\equiv(?![a-z])"
 _FUNCTIONS = r"(?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|sqrt|and|mod|infinity"
 _WORDS = re.compile(rf"""(?ix)(?<![\\a-z])(?!(?:{_FUNCTIONS})(?![a-z]))
     (?:[a-z]{{3,}} | (?:is|in|so|of|to|we|it|if|as|by|be|at|on)\b)""")
-_COPULA = r"""(?x:(?:\b(?:is\ in|is|are|equals?|be|was|(?:equal|equivalent|simplifies|reduces|factors|comes)\ to|factors\ as
-    |becomes|get|gives?(?:\ us)?|has|have) | = | :\s)\s*:?\s*(?:the\ )?(?=[-$\d(\[\\]))"""
+_COPULA = r"""(?x:(?:\b(?:is\ in|is|are|equals?|be|was|(?:equal|equivalent|simplifies|reduces|factors|comes)\ to
+    |factors\ as|becomes|get|gives?(?:\ us)?|has|have) | = | :\s)\s*:?\s*(?:the\ )?(?=[-$\d(\[\\]))"""
 _ASIDE = re.compile(r"""(?x)\s*\((?:[a-zA-Z']{2,}[\ ,]*)+\)
     | ,?\s+(?:which(?!\s(?:is|equals|gives))|where|when|because|since|as|for|if)\b[^$]*$""")
-_THOUSANDS = re.compile(r"""(?x)(?<![\d,.])\d{1,3}
-    (?:(?:, | \s*\{\s*,\s*\}\s* | ,\s*\\!\s* | \\, | \\[ ] | [ ](?=\d{3}[ ]?0?00\b))\d{3})+(?!\d)""")
+_THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:(?:,|\s*\{\s*,\s*\}\s*|,\s*\\!\s*|\\,|\\?[ ](?=\d*00\b))\d{3})+(?!\d)")
 _TERM = r"(?:\d*(?:\\pi|\\sqrt\{\w+\}|[a-z])+|\d+|\([^()]*\))"
 _SIGNS = {"π": r"\pi ", "∞": r"\infty ", "∪": r"\cup ", "√": r"\sqrt", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne "}
 _SIGNS |= {"×": r"\cdot ", "·": r"\cdot ", "*": r"\cdot ", "−": "-", "–": "-", "°": ""}
@@ -63,8 +62,6 @@ _FORMS = (
 
 class Latex:
     """The reader for MATH, and for any other target that is no number."""
-
-    options = ()
 
     def same(self, read: str, target: str) -> bool:
         return equal(read, target)
@@ -113,11 +110,6 @@ class Latex:
         return _comes_to(span[so.end() if so else 0 :].strip(" \n.,:")) if re.search(r"\$|\d", span) else None
 
     tail = sentence
-
-    def last(self, text: str) -> str | None:
-        """The last line, where it is an expression, else what the last sentence with a formula or number comes to."""
-        line = self.line(text.strip().split("\n")[-1])
-        return line or next(filter(None, map(self.sentence, reversed(sentences(text)))), None)
 
 
 def _prose(text: str) -> bool:

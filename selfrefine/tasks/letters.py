@@ -11,12 +11,11 @@ _NEGATION = r"""\b(?:not|never|cannot|neither|nor|none|except|unlike|rather\ tha
 _NEGATED = re.compile(f"(?ix){_NEGATION}")
 _HEDGED = re.compile(rf"(?ix){_NEGATION} | \b(?:could|might|may|possib\w+|if)\b")
 _DENIED = re.compile(r"""(?ix)[\s"').:,\]]*(?:[\w-]+\s+){0,3}?
-    (?: (?:is|are|was|does|do|can|could|would|has|have|may|might)\b(?:\s+\w+)?\s*(?:not|never)\b | \w+n't\b
-    | cannot\b | (?:is|are|was|be|seems?)\s+(?:\w+\s+)?(?:excluded|incorrect|wrong|false|irrelevant|un\w+|eliminated|ruled))""")
+    (?: (?:is|are|was|does|do|can|could|would|has|have|may|might)\b(?:\s+\w+)?\s*(?:not|never)\b | \w+n't\b | cannot\b
+    | (?:is|are|was|be|seems?)\s+(?:\w+\s+)?(?:excluded|incorrect|wrong|false|irrelevant|un\w+|eliminated|ruled))""")
 _TURN = re.compile(r"(?i);|\bbut\b|\bleav\w+\b|,\s+(?:so|therefore|hence|thus)\b")
-_FILLER = re.compile(r"""(?ix)(?:[\s:,=>"'\[({<] | -(?!\d)
-    | (?:option|choice|letter|answer|either|both|likely|probably|therefore|thus|clearly|definitely|indeed|simply|actually
-    |most|the|that|is|to|I\ think\ it|going\ to\ be|obviously|certainly)(?=[\s:,]))*""")
+_FILLER = re.compile(r"""(?ix)(?:[\s:,=>"'\[({<] | -(?!\d) | (?:option|choice|letter|answer|either|both|therefore|thus
+    |indeed|most|the|that|is|to|I\ think\ it|going\ to\ be|(?!only)[a-z]+ly)(?=[\s:,]))*""")
 
 
 class Letters:
@@ -84,10 +83,8 @@ class Letters:
 
     def last(self, text: str) -> str | None:
         """The one option that the last line names, or the only one that the text does, unless both are a walk's end."""
-        lines, every = [line for line in text.split("\n") if line.strip()], sentences(text)
-        said = sentences(lines[-1]) if lines else []
-        if not said:
-            return None
+        lines, every = [line for line in text.split("\n") if sentences(line)] or [""], sentences(text)
+        said = sentences(lines[-1]) or [""]
         item = re.compile(
             rf"""[\s(\[-]*(?:[Oo]ption |[Cc]hoice )?[("]?([{self.letters}])(?:[).:\]",]|\s+(?:says|is)\b)"""
         )
@@ -113,7 +110,7 @@ class Letters:
             return self._opening_text(rest)  # "The answer is A good friend": an article
         own = re.escape(self.by_letter[letter]).replace(r"\ ", r"\s+")
         also = re.match(
-            rf"\W*(?:\bor\b|\band\b|/|&|,)\W*(?:or\s+|and\s+)?(?:option\s+)?\(?([{letters}])\b(?!'|\s+(?!or\b|and\b)\w+)"
+            rf"\W*(?:\bor\b|\band\b|/|&|,)\W*(?:or\s+|and\s+)?(?:option\s+)?\(?([{letters}])\b(?!'|\s+(?!or\b|and\b|are\b)\w+)"
             rf"|[.,;\s]*\(([{letters}])\)|\s+([{letters}])\s*$",
             re.sub(rf"^[\s–—:-]*{own}", "", rest, flags=re.IGNORECASE),
         )

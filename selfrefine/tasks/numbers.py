@@ -11,13 +11,13 @@ _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10
 _DIGITS = r"\d{1,3}(?:,\d{3})+(?!\d)|\d+"
 _NUMBER = re.compile(rf"""(?x)
     (?P<other>\d+(?::\d+)+|\d+/\d+/\d+)                                   # 3:30 and 1/2/2024 are no numbers
-    | (?P<sign>(?<![\w)\]}}.])(?<![\d)\]}}%]\s)-)?(?:[$€£¥]\s?)?(?P<sign2>(?<=[$€£¥])-)?   # nor do 7-3 and 7 -3 hold a -3
+    | (?P<sign>(?<![\w)\]}}.])(?<![\d)\]}}%]\s)-)?(?:[$€£¥]\s?)?(?P<sign2>(?<=[$€£¥])-)?  # nor does 7 -3 hold -3
       (?: (?P<whole>\d+)\ +(?=\d+/\d)(?P<part>\d+/[1-9]\d*)(?![\d/])        # 2 1/2
         | (?P<ratio>(?:{_DIGITS})/[1-9]\d*)(?![\d/]|\.\d)                   # 1/2, not 1/2/2024
         | (?P<plain>(?:{_DIGITS})(?:\.\d+)?|\.\d+)(?P<exponent>[eE][+-]?\d{{1,2}}(?!\w))? )
       (?:\s*(?P<scale>thousand|million|billion|trillion)\b)?""")
-_NAMES = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
-    eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand""".split()
+_NAMES = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+    seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand""".split()  # noqa: SIM905
 _WORDS = dict(zip(_NAMES, [*range(20), *range(20, 100, 10), 100, 1000], strict=True))
 _WORD = f"(?:{'|'.join(reversed(_NAMES))})"
 _IN_WORDS = re.compile(rf"(?i)\b{_WORD}(?:[ -](?:and )?{_WORD})*\b(?! of\b)")
@@ -36,61 +36,30 @@ _FORMS = (
     (r"(?<=\d)\s*(?:x|×|\*|\\times|\\cdot)\s*10\s?\^\s?\{?(-?\d\d?)\}?", r"e\1"),
     (r"(?<![\d:])(\d\d?):00(?![\d:])", r"\1"),  # an hour
     (r"(?m)^([^\w\n]*+)\d+[.)]\s+(?=[A-Za-z*])", r"\1"),  # the number of a list's item
+    (r"(?m)^\s*A:", "Answer:"),  # GSM8K's older form
     (r"\*\*|__|`|(?<!\d)\*(?=[$\d])|(?<=\d)\*(?!\s*[\d(])", ""),
 )
 # words before the outcome of a calculation or an inference: the number meant stands after the last of them
-_OUTCOME = re.compile(r"""(?ix)= | ≈ | \bequals?\b | \b(?:equal|equivalent)\ to\b | \bso\b(?!\ as\b|[^.,]{0,60}\benough\b)
+_OUTCOME = re.compile(r"""(?ix)= | ≈ | \bequals?\b | \bequ(?:al|ivalent)\ to\b | \bso\b(?!\ as\b|[^.,]{0,60}\benough\b)
     | \b(?:or|then|get|to\ find|gives?|giving|leaves?|leaving|total\ of|left\ with|means?\ that)\b
     | \b(?:which|that)(?:'s|\ (?:is|are|was|gives|leaves|means|makes|equals|totals))\b""")
 # "In 5 days, she makes $18": a clause that comes before what the sentence says
 _OPENING = re.compile(r"""(?ix)\b(?:in|after|for|on|with|if|since|at|over|when|given|by|out\ of|because|to|from|during
     |before|once|as)\b(?:[^,]|(?<=\d),(?=\d)){0,200}?(?:(?<=[a-z]),\s+|,\s+(?=\D))""")
 # what a sentence adds behind its outcome: "in order to transport 80 stones"
-_PURPOSE = re.compile(r"""(?sx)\s(?:in\ order\ (?:to|for)|so\ that(?!'s|\ means|\ leaves|\ is|\ makes|\ gives)|so\ as\ to
-    |to\ (?:have|be|reach|make|secure|fill))\b.*""")
-_SAYS = re.compile(r"""(?ix)\b(?:is|are|was|were|be|costs?|have|has|had)\s+
-    (?:(?:now|only|just|about|approximately|exactly|still)\s+)?$""")
+_PURPOSE = re.compile(r"""(?sx)\s(?:in\ order\ (?:to|for)|so\ that(?!'s|\ means|\ leaves|\ is|\ makes|\ gives)|so\ as
+    \ to|to\ (?:have|be|reach|make|secure|fill))\b.*""")
+_SAYS = re.compile(
+    r"(?i)\b(?:is|are|was|were|be|costs?|ha[sd]|have)\s+((now|only|just|about|approximately|exactly|still)\s+)?$"
+)
 _KNOWN = re.compile(r"""(?ix)\b(?:(?:the|these|those)(?:\ last|\ first|\ next|\ other|\ remaining)?
     |each|every|both|per|than|step|in|within|after)\s+\$?$""")
 # "10 candies will cost $5": a number with which the sentence opens, and the verb that follows it
 _SUBJECT = re.compile(rf"(?ix)(?:{CONCLUDING})?[\W\d]*$")
-_VERB = re.compile(r"""(?ix)\b(?:(?:will|would|can|could)(?!\ be\ (?:needed|required))
-    |is|are|was|were|has|have|had|costs?|takes?)\b""")
+_VERB = re.compile(
+    r"(?i)\b(?:(?:will|would|can|could)(?! be (?:needed|required))|is|are|was|were|ha[sd]|have|costs?|takes?)\b"
+)
 _EXACT = Context(prec=3 * LONGEST, traps=[Inexact])
-
-
-class Numbers:
-    """The reader for a question whose target is a number."""
-
-    options = ()
-
-    def same(self, read: str, target: str) -> bool:
-        return value(read) == value(target)
-
-    def plain(self, text: str) -> str:
-        """`text` in one typography; GSM8K's older "A: 18" is an "Answer: 18"."""
-        return re.sub(r"^\s*A:", "Answer:", plain(text), flags=re.MULTILINE)
-
-    def head(self, span: str) -> str | None:
-        """The number that the span's first sentence comes to, in digits or words: "5 + 13 = $18.", "thirteen"."""
-        said = (sentences(span.lstrip(" :*")) or [""])[0]
-        return outcome(said if re.search(r"\d", said) else _IN_WORDS.sub(_in_digits, said))
-
-    def line(self, span: str) -> str | None:
-        """The number that is the first line: "$18.00", "18 dollars"."""
-        first = span.strip().split("\n")[0]
-        return numbers_in(first)[0] if re.fullmatch(rf"[\s:=]*{_BARE}", first) else None
-
-    def sentence(self, span: str) -> str | None:
-        """The number that the sentence comes to: "So in 5 days, she makes $18."."""
-        words = CONCLUDES.match(span) and not re.search(r"\d|\bone\b", span)
-        return outcome(_IN_WORDS.sub(_in_digits, span) if words else span)
-
-    tail = sentence
-
-    def last(self, text: str) -> str | None:
-        """The number of the last sentence that has one."""
-        return next((found for found in map(outcome, reversed(sentences(text))) if found is not None), None)
 
 
 def plain(text: str) -> str:
@@ -132,14 +101,9 @@ def numbers_in(text: str) -> list[str]:
 def _in_digits(match: re.Match) -> str:
     total = 0
     for word in re.findall(r"[a-z]+", match[0].lower().replace(" and ", " ")):
-        total = max(total, 1) * _WORDS[word] if _WORDS[word] >= 100 else total + _WORDS[word]
+        below = total % 1000  # what "hundred" and "thousand" multiply
+        total += _WORDS[word] if _WORDS[word] < 100 else max(below, 1) * _WORDS[word] - below
     return str(total)
-
-
-def _without(aside: re.Pattern, text: str) -> str:
-    """`text` without its first `aside`, unless its numbers are all in there."""
-    rest = aside.sub("", text, count=1)
-    return rest if _NUMBER.search(rest) else text
 
 
 def outcome(sentence: str) -> str | None:
@@ -148,10 +112,12 @@ def outcome(sentence: str) -> str | None:
     After the last "=", "which is", "so" that a number follows; there the first number that is not part of
     an opening clause ("In 5 days, ...") and does not refer to something known ("the 8 adults"). A range is no number.
     """
-    said = _without(_PURPOSE, sentence)
+    said = _PURPOSE.sub("", sentence, count=1)
+    said = said if _NUMBER.search(said) else sentence
     last = max((match.start() for match in _NUMBER.finditer(said)), default=0)
     start = max((match.end() for match in _OUTCOME.finditer(said) if match.end() <= last), default=0)
-    said = _without(_OPENING, said[start:])
+    rest = _OPENING.sub("", said[start:], count=1)
+    said = rest if _NUMBER.search(rest) else said[start:]
     found = [(match, said[max(0, match.start() - 40) : match.start()]) for match in _NUMBER.finditer(said)]
     new = [match for match, before in found if not _KNOWN.search(before)] or [match for match, _ in found]
     if not new or _RANGE.search(said):
@@ -161,3 +127,29 @@ def outcome(sentence: str) -> str | None:
         verb = _VERB.search(said, new[0].end())
         direct = [match for match in new[1:] if verb and verb.end() <= match.start()]
     return numbers_in((direct or new)[0][0])[0]
+
+
+class Numbers:
+    """The reader for a question whose target is a number."""
+
+    plain = staticmethod(plain)
+
+    def same(self, read: str, target: str) -> bool:
+        return value(read) == value(target)
+
+    def head(self, span: str) -> str | None:
+        """The number that the span's first sentence comes to, in digits or words: "5 + 13 = $18.", "thirteen"."""
+        said = (sentences(span.lstrip(" :*")) or [""])[0]
+        return outcome(said if re.search(r"\d", said) else _IN_WORDS.sub(_in_digits, said))
+
+    def line(self, span: str) -> str | None:
+        """The number that is the first line: "$18.00", "18 dollars"."""
+        first = span.strip().split("\n")[0]
+        return numbers_in(first)[0] if re.fullmatch(rf"[\s:=]*{_BARE}", first) else None
+
+    def sentence(self, span: str) -> str | None:
+        """The number that the sentence comes to: "So in 5 days, she makes $18."."""
+        words = CONCLUDES.match(span) and not re.search(r"\d|\bone\b", span)
+        return outcome(_IN_WORDS.sub(_in_digits, span) if words else span)
+
+    tail = sentence

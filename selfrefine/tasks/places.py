@@ -1,19 +1,20 @@
 """Where the final answer of a text stands: one list of rules for all tasks, in the order in which they count.
 
-A rule gives spans in the text's order, each with the method of a reader (letters.py, numbers.py, latex.py) that says
-what the span says: "head" (the answer opens it), "tail" (the answer closes it), "line" (its first line is the answer
-and little else), "sentence" (what that sentence comes to), "last" (whatever is named last).
-A reading is a value, None where the span holds none, or UNDECIDED ("A or B"), after which no later rule may guess.
+A rule gives spans in the text's order, each with the method of a reader (letters.py, numbers.py, latex.py) that reads
+it: "head" (the answer opens it), "tail" (the answer closes it), "line" (its first line is the answer and little else),
+"sentence" (what that sentence comes to). A reading is a value, None where the span holds none, or UNDECIDED ("A or B"),
+after which no later rule may guess.
 """
 
 import re
 
 Span = tuple[str, str]
 UNDECIDED = ""
-MOST = 50  # statements that are looked at, from the end: what a text repeats without end says nothing more
+MOST = 50  # statements that are looked at, from the end: a text may repeat itself without end
 
-_FIELD = re.compile(r"""(?ix)<(?P<tag>(?:final_?)?answer)>(?P<tagged>[^<]*)</(?P=tag)> | \[answer\](?P<square>[^\[\]]*)\[/answer\]
-    | (?P<quote>["'])(?:(?:your|final|correct)?[ _]?(?:answer|choice|option)(?:[ _]letter)?)(?P=quote)\s*:\s*
+_FIELD = re.compile(r"""(?ix)<(?P<tag>(?:final_?)?answer)>(?P<tagged>[^<]*)</(?P=tag)>
+    | \[answer\](?P<square>[^\[\]]*)\[/answer\]
+    | (?P<quote>["'])(?:your|final|correct)?[ _]?(?:answer|choice|option)(?:[ _]letter)?(?P=quote)\s*:\s*
       (?:(?P<json>"(?:[^"\\]|\\.)*")|'(?P<single>[^'\n]*)'|\[(?P<list>[^\[\]]*)\]|(?P<value>-?[\d.,/]+|[A-J]\b))
     | \b(?:Answer|Finish|Submit)[(\[](?:["'](?P<said>[^"'\n]*)["']|(?P<call>[A-J]|-?\d[\d.,/]*))[)\]]""")
 _ESCAPE = re.compile(r"\\(?:([\\\"/])|u([0-9a-fA-F]{4})|n(?![a-z]))")  # of JSON; LaTeX in it is often not escaped
@@ -23,8 +24,9 @@ _BESIDE = re.compile(r"(?:[\s$,;.]|\\[()\[\]]|\band\b|\bor\b|\\text\{\s*(?:and|o
 
 _IS = r"(?:is|are|was|(?:would|will|must|should|(?:has|seems|appears)\ to)\ be|remains|becomes|'s)"
 _RIGHT = r"(?:correct|right|best|final|true|only|valid|(?:most|more|least)\ [\w-]+|closest)"
-_STATED = re.compile(rf"""(?imx)(?: (?<!another\ )(?<!other\ )(?<!one\ )(?<!possible\ )(?<!wrong\ )(?<!incorrect\ )(?<!previous\ )(?<!initial\ )
-          (?<!first\ )(?:\banswer | (?P<weak>\b(?:response|solution|conclusion|result\b(?!\ in))))
+_STATED = re.compile(rf"""(?imx)(?:
+          (?<!other\ )(?<!one\ )(?<!possible\ )(?<!wrong\ )(?<!incorrect\ )(?<!previous\ )(?<!initial\ )(?<!first\ )
+          (?:\banswer | (?P<weak>\b(?:response|solution|conclusion|result\b(?!\ in))))
         | \b(?:{_RIGHT}|the|my|our|answer)\s+(?:option|choice|selection) )
       (?:\s*\([^()\n]{{3,60}}\))?                                               # "(arabic numerals)"
       (?:\s+(?:to|for|among|from|here|of|in|that|which)\b[^.:=\n]{{0,100}}?)?   # "to the question"
@@ -41,24 +43,23 @@ _JUDGED = re.compile(rf"""(?imx)\b{_IS}\s+(?:(?!(?:not|never|in?correct)\b|parti
       (?:correct|right)(?!\s+(?:that|answer|option|choice)|\w)
     | \b(?:seems|appears|looks|is)\s+(?:the\s+)?most\s+(?:plausible|appropriate|suitable|reasonable|logical|accurate)\b
     | (?:[:–—-]\s*(?:correct|right|yes|true)|(?<![✅✓✔])[✅✓✔]++)[^\w\n]*$       # "C) rose: correct" """)
-CONCLUDING = r"""\W*+(?:\d+\.\s*)?\[?(?:final\ solution\W*)?(?:so|thus|therefore|hence|in\ total|altogether|in\ conclusion|finally
-    |overall|given|based\ on|considering|consequently|in\ summary|(?:this|that)\ (?:means|leaves))\b
+CONCLUDING = r"""\W*+(?:\d+\.\s*)?\[?(?:final\ solution\W*)?(?:so|thus|therefore|hence|in\ total|altogether|overall
+    |in\ conclusion|finally|given|based\ on|considering|consequently|in\ summary|(?:this|that)\ (?:means|leaves))\b
     | [^.\n]*?,\s+(?:so|thus|therefore|hence)\b"""
 CONCLUDES = re.compile(CONCLUDING, re.VERBOSE | re.IGNORECASE)
-_TAKEN_BACK = re.compile(r"""(?ix)\b(?:wait | hmm+ | on\ second\ thought | scratch\ that | correction | I\ made\ an?\ (?:mistake|error)
-    | let\ me\ (?:re-?\w+|correct) | (?<=[.!?\n]\ )Actually)\b""")
+_TAKEN_BACK = re.compile(r"""(?ix)\b(?:wait | hmm+ | on\ second\ thought | scratch\ that | correction
+    | I\ made\ an?\ (?:mistake|error) | let\ me\ (?:re-?\w+|correct) | (?<=[.!?\n]\ )Actually)\b""")
 # "A. ice" and "e.g. ice" are not the end of one, "It is A. Ice melts" is
-_SENTENCE = re.compile(r"""(?x)\n+ | (?:(?<=[.!?])(?<!\b[A-J]\.)(?<!i\.e\.)(?<!e\.g\.) | (?<=\b(?:is|be)\ [A-J]\.) | (?<=(?:was|ion)\ [A-J]\.))
-    \s+(?=["'(\[$]*[A-Z\d])""")
-# what is said after the answer, or of another
-_NOTHING = re.compile(r"""(?x)\s*(?:\(?Note\b | Please\ note | I\ hope | Hope\ this | Let\ me\ know | Feel\ free | Remember
-    | [^.]*\banswer\ is(?:\ not|n't)\b(?!.*\bbut\b))""")
+_SENTENCE = re.compile(r"""(?x)\n+ | (?:(?<=[.!?])(?<!\b[A-J]\.)(?<!i\.e\.)(?<!e\.g\.) | (?<=\b(?:is|be)\ [A-J]\.)
+    | (?<=(?:was|ion)\ [A-J]\.))\s+(?=["'(\[$]*[A-Z\d])""")
+_AFTERWORD = re.compile(r"\s*(?:\(?Note\b|Please note|I hope|Hope this|Let me know|Feel free|Remember)")
+_REFUSED = re.compile(r"(?i)\banswer is(?: not|n't)\b(?!.*\bbut\b)")
 # where a model stops answering and goes on to invent the next exercise, or its end-of-turn marks
 _NEXT = re.compile(r"""(?x)\n\s*(?:\*\*|\#+\s*)?(?:Question|Q|Instruction|Human|User|Problem)\s*:
     | \n\s*(?:Choose\ the\ answer\ to\ the\ question\ only\ from|Answer\ the\ following\ mathematical\ question)
     | </?s> | <EOS | <\|[\w\ ]+\|> | <end_of_turn> | \[/?INST\]""")
 # "Great, let's solve this!", after which the question itself is repeated
-_RESTATES = re.compile(r"""(?isx)\s*(?:sure|great|okay|ok|of\ course|certainly|alright|let|here|hello|hi|topic|context)\b
+_RESTATES = re.compile(r"""(?isx)\s*(?:sure|great|ok(?:ay)?|of\ course|certainly|let|here|hello|topic|context)\b
     (?:(?!\b(?:answer|option|choice)\b\W*(?:is|:)|\\boxed).)*""")
 
 
@@ -71,7 +72,7 @@ def own_part(text: str) -> str:
 
 def sentences(text: str) -> list[str]:
     """The sentences and lines of `text`, without closing remarks ("I hope this helps")."""
-    return [part for part in _SENTENCE.split(text) if part.strip() and not _NOTHING.match(part)]
+    return [part for part in _SENTENCE.split(text) if part.strip() and not _AFTERWORD.match(part)]
 
 
 def field(text: str, _=None) -> list[Span]:
@@ -131,8 +132,9 @@ def stated(text: str, _=None) -> list[Span]:
 
 def judged(text: str, reader) -> list[Span]:
     """Before a weaker verdict on an option, such as "is correct" and "seems most plausible"."""
-    found = [_before(text, match) for match in list(_JUDGED.finditer(text))[-MOST:]] if reader.options else []
-    return [span for span in found if span]
+    if not hasattr(reader, "options"):
+        return []
+    return [span for match in list(_JUDGED.finditer(text))[-MOST:] if (span := _before(text, match))]
 
 
 def concluding(text: str, reader) -> list[Span]:
@@ -146,9 +148,11 @@ def opening(text: str, _=None) -> list[Span]:
     return [("line", text.strip())]
 
 
-def last(text: str, _=None) -> list[Span]:
+def last(text: str, reader) -> list[Span]:
     """What is named last, or alone: nothing but a guess."""
-    return [("last", text)]
+    if hasattr(reader, "last"):
+        return [("last", text)]
+    return [*(("sentence", said) for said in sentences(text)), ("line", text.strip().rpartition("\n")[2])]
 
 
 # an explicit mark beats a statement, a statement beats a conclusion, and anything beats a guess
@@ -159,19 +163,21 @@ def find(text: str, reader, ended: bool = True) -> tuple[str | None, str]:
     r"""What the first rule with a finding reads, and that rule's name; of its spans the last that says anything.
 
     What follows "Wait" or "I made a mistake" comes first, where it states or concludes anything itself. Nothing is
-    guessed of a text that was cut off (`ended` is False), or beside a field that holds no answer. By each rule:
+    guessed of a text that was cut off (`ended` is False), or beside a field or "the answer is not". By each rule:
 
+    >>> from selfrefine.tasks.numbers import Numbers
+    >>> find("5 + 13 = #### 18", Numbers())
+    ('18', 'hashes')
     >>> from selfrefine.tasks.letters import Letters
-    >>> for text in (
-    ...     '{"why": "Option A is wet", "answer": "C"}', "#### C", r"$\boxed{C}$", "Answer: C. Or is D a possible answer?",
-    ...     "Melting ice, C is right.", "So it must be C. It is cold.", "C) ice, not A", "Ice, option C, it is."
-    ... ):
-    ...     print(*find(text, Letters(("steam", "water", "ice", "salt"))))
+    >>> answers = '{"answer": "C"}', r"\boxed{C}", "Answer: C. B?", "C is right.", "So, C. Good.", "C) ice", "It is C"
+    >>> print(*(find(answer, Letters(("steam", "water", "ice")))[1] for answer in answers))
+    field boxed stated judged concluding opening last
     """
     text = own_part(text)
     marked, text = field(text), reader.plain(text)  # a field is JSON, and its backslashes mean something
+    guess = ended and not _REFUSED.search(text)
     again = [(text[match.end() :], RULES[1:6]) for match in _TAKEN_BACK.finditer(text)][-1:]
-    for part, rules in [*again, (text, RULES[:4] if marked else RULES if ended else RULES[:-1])]:
+    for part, rules in [*again, (text, RULES[:4] if marked else RULES if guess else RULES[:-1])]:
         for rule in rules:
             for form, span in reversed(marked if rule is field else rule(part, reader)):
                 if rule is field and (len(sentences(span)) > 1 or "\\boxed" in span):
@@ -185,11 +191,10 @@ def find(text: str, reader, ended: bool = True) -> tuple[str | None, str]:
 
 def _after(text: str, match: re.Match) -> Span | None:
     tail = text[match.end() : match.end() + 2000]  # bounds the work on a text that repeats itself
-    if denied := re.match(r"\s*(?:(?:also\s+)?(?:not|never)\b|n't\b)", tail):
-        instead = re.compile(r"[^.\n]{0,80}?\bbut\b").match(tail, denied.end())
-        return ("head", tail[instead.end() :]) if instead else None
-    if not tail.strip() or (match["weak"] and len(sentences(tail[:600])) > 3):  # cut off, or the solution of a step
-        return None
+    if not tail.strip() or re.match(r"\s*(?:(?:also\s+)?(?:not|never)\b|n't\b)", tail):
+        return None  # cut off, or denied
+    if match["weak"] and len(sentences(tail[:600])) > 3:
+        return None  # the solution of a step
     heading = not text[: match.start()].strip() or re.match(r"[ \t]*\n", tail) or (match["weak"] and match["colon"])
     return "line" if heading and len(sentences(tail)) > 1 else "head", tail
 
