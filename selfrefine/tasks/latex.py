@@ -5,7 +5,6 @@ from fractions import Fraction
 from itertools import accumulate, pairwise
 
 from selfrefine.tasks import numbers
-from selfrefine.tasks.places import CONCLUDES
 
 _TEXT = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)"
 _FORMULA = re.compile(r"-?\$([^$]+)\$")
@@ -106,8 +105,7 @@ class Latex:
 
     def sentence(self, span: str) -> str | None:
         """What a sentence with a formula or number comes to: "Hence the area is $2 + 3 = 5$ for all $x$"."""
-        so = CONCLUDES.match(span)
-        return _comes_to(span[so.end() if so else 0 :].strip(" \n.,:")) if re.search(r"\$|\d", span) else None
+        return _comes_to(span.strip(" \n.,:")) if re.search(r"\$|\d", span) else None
 
     tail = sentence
 

@@ -49,16 +49,14 @@ _OPENING = re.compile(r"""(?ix)\b(?:in|after|for|on|with|if|since|at|over|when|g
 # what a sentence adds behind its outcome: "in order to transport 80 stones"
 _PURPOSE = re.compile(r"""(?sx)\s(?:in\ order\ (?:to|for)|so\ that(?!'s|\ means|\ leaves|\ is|\ makes|\ gives)|so\ as
     \ to|to\ (?:have|be|reach|make|secure|fill))\b.*""")
-_SAYS = re.compile(
-    r"(?i)\b(?:is|are|was|were|be|costs?|ha[sd]|have)\s+((now|only|just|about|approximately|exactly|still)\s+)?$"
-)
+_SAYS = re.compile(r"""(?ix)\b(?:is|are|was|were|be|costs?|ha[sd]|have)\s+
+    ((now|only|just|about|approximately|exactly|still)\s+)?$""")
 _KNOWN = re.compile(r"""(?ix)\b(?:(?:the|these|those)(?:\ last|\ first|\ next|\ other|\ remaining)?
     |each|every|both|per|than|step|in|within|after)\s+\$?$""")
 # "10 candies will cost $5": a number with which the sentence opens, and the verb that follows it
 _SUBJECT = re.compile(rf"(?ix)(?:{CONCLUDING})?[\W\d]*$")
-_VERB = re.compile(
-    r"(?i)\b(?:(?:will|would|can|could)(?! be (?:needed|required))|is|are|was|were|ha[sd]|have|costs?|takes?)\b"
-)
+_VERB = re.compile(r"""(?ix)\b(?:(?:will|would|can|could)(?!\ be\ (?:needed|required))|is|are|was|were|ha[sd]|have
+    |costs?|takes?)\b""")
 _EXACT = Context(prec=3 * LONGEST, traps=[Inexact])
 
 
