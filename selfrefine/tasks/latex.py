@@ -6,8 +6,9 @@ from itertools import accumulate, pairwise
 
 from selfrefine.tasks import numbers
 
-_TEXT = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)"
-_FORMULA = re.compile(r"-?\$([^$]+)\$")
+_TEXT = r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it)|mbox)"
+_FORMULA = re.compile(r"-?\$[^$]+\$")
+_FORMULAS = r"[\d.]*-?\$[^$]+\$(?:,?\s*(?:,|and\b|or\b)\s*-?\$[^$]+\$)*"
 _TELLING = re.compile(r"\d|\\(?:frac|sqrt|pi|infty|text)")  # more than a variable's name
 _VARIABLE = r"(?:[a-zA-Z](?:_\{?\w+\}?)?|[a-zA-Z]\([a-zA-Z]\)|\\(?!frac|sqrt|text)[a-z]+)"
 _RELATION = r"=|\\equiv(?![a-z])"
@@ -31,7 +32,7 @@ _FORMS = (
     (r"\\times(?![a-zA-Z])", r"\\cdot "),
     (r"\\begin\{[bp]matrix\}(.*?)\\end\{[bp]matrix\}", r"(\1)"),  # a matrix is the list of its cells
     (r"&|\\\\", ","),
-    (r"\\[vdt]?(?:math(?:bf|rm|it|sf|bb)|text(?:bf|it|rm)|operatorname|mbox)(?![a-zA-Z])", r"\\text"),
+    (r"\\[vdt]?(?:math(?:bf|rm|it|sf|bb)|text(?:bf|it|rm|sf|tt|normal)|operatorname|mbox)(?![a-zA-Z])", r"\\text"),
     (r"(?<![\\a-zA-Z])(pi|sqrt)(?![a-zA-Z])", r"\\\1 "),
     (r"(?<![\\a-zA-Z])inf(?:inity|ty)?(?![a-zA-Z])", r"\\infty "),
     (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
@@ -63,7 +64,7 @@ class Latex:
     """The reader for MATH, and for any other target that is no number."""
 
     def same(self, read: str, target: str) -> bool:
-        return equal(read, target)
+        return equal(read, target, normalised=True)
 
     def plain(self, text: str) -> str:
         """`text` without Markdown, money and doubled backslashes, and every formula as $...$ on one line."""
@@ -126,14 +127,14 @@ def _comes_to(said: str) -> str | None:
     start = max((found.end() for found in re.finditer(_COPULA, masked)), default=0)
     if found := _opening(said[start:]):
         return found
-    if formulas := _FORMULA.findall(said):
-        return _value((list(filter(_TELLING.search, formulas)) or formulas)[-1])
+    if formulas := re.findall(_FORMULAS, said):
+        return _value((list(filter(_TELLING.search, formulas)) or formulas)[-1].replace("$", ""))
     return numbers.outcome(numbers.plain(said))
 
 
 def _opening(said: str) -> str | None:
     """The formulas ("$x = 1$ or $x = 2$") or the plain expression with which `said` opens."""
-    if formulas := re.match(r"[\d.]*-?\$[^$]+\$(?:,?\s*(?:,|and\b|or\b)\s*-?\$[^$]+\$)*", said):
+    if formulas := re.match(_FORMULAS, said):
         return _value(formulas[0].replace("$", ""))
     prose = _WORDS.search(said)
     plain = said[: prose.start()].strip() if prose else said
@@ -168,14 +169,14 @@ def normalise(answer: str) -> str:
     return text.lower() if re.fullmatch(r"[a-zA-Z]{2,}", text) else text
 
 
-def equal(one: str, other: str) -> bool:
+def equal(one: str, other: str, normalised: bool = False) -> bool:
     """Whether two answers are the same once normalised: as text, as plain numbers, or part by part in a list.
 
     A list without brackets or in braces is a set of solutions, so that its order does not matter. Of an equation beside
-    a value its right side counts, and of "(B) Circle" beside the option "(B)" its letter.
+    a value its right side counts, and of "(B) Circle" beside the option "(B)" its letter. `normalised`: `one` is.
     """
     option = re.fullmatch(r"\(([A-Z])\)", re.sub(rf"{_TEXT}\{{([^{{}}]*)\}}", r"\1", other).strip("$ "))
-    one, other = normalise(one), normalise(other)
+    one, other = one if normalised else normalise(one), normalise(other)
     if option and re.match(rf"\(?{option[1]}[).:]", one):
         return True
     if bool(re.search(_RELATION, one)) != bool(re.search(_RELATION, other)):

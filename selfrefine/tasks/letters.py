@@ -71,7 +71,8 @@ class Letters:
         )
         text = re.match(rf"[\"'(\[]*[{letters}]\s(.*)", first)  # "C water"
         opens = opens or (text and any(begin == 0 for begin, _, _ in self._texts(key(text[1]))))
-        return self._whole(first) or (self._opens(first[:1].upper() + first[1:]) if opens else None)
+        whole = self._whole(span) or self._whole(first)
+        return whole or (self._opens(first[:1].upper() + first[1:]) if opens else None)
 
     def sentence(self, span: str) -> str | None:
         """The one option that a sentence names and does not deny, by letter ("It is not A but B"), or at its close by

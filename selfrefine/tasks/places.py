@@ -191,10 +191,9 @@ def find(text: str, reader, ended: bool = True) -> tuple[str | None, str]:
 
 def _after(text: str, match: re.Match) -> Span | None:
     tail = text[match.end() : match.end() + 2000]  # bounds the work on a text that repeats itself
-    if not tail.strip() or re.match(r"\s*(?:(?:also\s+)?(?:not|never)\b|n't\b)", tail):
-        return None  # cut off, or denied
-    if match["weak"] and len(sentences(tail[:600])) > 3:
-        return None  # the solution of a step
+    denied = re.match(r"\s*(?:(?:also\s+)?(?:not|never)\b|n't\b)", tail)
+    if not tail.strip() or denied or (match["weak"] and len(sentences(tail[:600])) > 3):
+        return None  # cut off, denied, or the solution of a step
     heading = not text[: match.start()].strip() or re.match(r"[ \t]*\n", tail) or (match["weak"] and match["colon"])
     return "line" if heading and len(sentences(tail)) > 1 else "head", tail
 
