@@ -52,7 +52,7 @@ def main() -> None:
 
 def demonstration(question: Question, answer: Answer, *, cot: bool, settings: dict) -> dict:
     """A line of the output: the triple of Table 6, where it came from, what was read from it, how it was made."""
-    graded = grade(answer.text, question.target, question.options, question.task)
+    graded = grade(answer.text, question.target, question.options, question.task, answer.ended)
     return {
         "task": question.task,
         "id": question.id,

@@ -120,7 +120,7 @@ def cot_pair(row: Demonstration, y: Answer, y_cot: Answer, matching: str) -> Pre
 
     None where both are the same sampled tokens, ended alike: their gradient is zero.
     """
-    refined = has_target(row, y_cot.text, matching)
+    refined = has_target(row, y_cot.text, matching, y_cot.ended)
     chosen = y_cot if refined else Answer(row.output, None, row.ended)  # Eq. 4
     return _pair(row, x_cot(row), chosen, y, "student" if refined else "teacher")
 
@@ -132,7 +132,7 @@ def answer_pair(
 
     Eq. 5 leaves its preferred side open: y where it reads as t, else the teacher's a_i at x, else there is no pair.
     """
-    if has_target(row, y.text, matching):
+    if has_target(row, y.text, matching, y.ended):
         return _pair(row, x(row), y, y_cot, "student")
     if standard is None:
         return None
@@ -162,9 +162,9 @@ def build_pairs(
     return pairs, counts
 
 
-def has_target(row: Demonstration, text: str, matching: str) -> bool:
+def has_target(row: Demonstration, text: str, matching: str, ended: bool = True) -> bool:
     """t_i ∈ ŷ_i: the final answer read from the text is the target (`final`), or the text contains it (`substring`)."""
-    graded = grade(text, row.target, row.options or options_in(row.input), row.task)
+    graded = grade(text, row.target, row.options or options_in(row.input), row.task, ended)
     return graded.correct if matching == "final" else graded.contains
 
 

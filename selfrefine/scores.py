@@ -17,7 +17,7 @@ Key = tuple[str, str, str, int]  # task, question id, prompt form, seed
 
 def prediction(question: Question, prompt: str, seed: int, text: str, ended: bool) -> dict:
     """A line of the predictions: the question, the raw answer, what was read from it and by which rule."""
-    graded = grade(text, question.target, question.options, question.task)
+    graded = grade(text, question.target, question.options, question.task, ended)
     return {
         "task": question.task,
         "id": question.id,

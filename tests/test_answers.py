@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfrefine.tasks.answers import CHOICE_RULES, MATH_RULES, NUMBER_RULES, grade
+from selfrefine.tasks.answers import grade
 from selfrefine.tasks.benchmarks import SOURCES, load
-from selfrefine.tasks.latex import equal, last_boxed, normalise
-from selfrefine.tasks.naming import key
+from selfrefine.tasks.latex import equal, normalise
+from selfrefine.tasks.letters import key
 from selfrefine.tasks.numbers import canonical, numbers_in, plain, value
+from selfrefine.tasks.places import RULES, boxed
 from selfrefine.tasks.questions import LETTERS, Question
 
 FORMS = ("ice", "steam", "water", "salt water")  # of Table 6; one text ends with another
@@ -40,16 +41,16 @@ triangle by itself is A) Ice."""
 
 CHOICES = [
     # the whole answer is an option
-    ("C", FORMS, "C", "whole"),
-    ("  (c)\n", FORMS, "C", "whole"),
-    ("**(C)**", FORMS, "C", "whole"),
-    ("C) water", FORMS, "C", "whole"),
-    ("C. Water.", FORMS, "C", "whole"),
-    ("water", FORMS, "C", "whole"),
-    ("Salt water.", FORMS, "D", "whole"),
-    ("A good friend to have", FEELINGS, "C", "whole"),
-    ("both A and B", PAIRS, "C", "whole"),
-    ("8", ORDERS, "B", "whole"),
+    ("C", FORMS, "C", "opening"),
+    ("  (c)\n", FORMS, "C", "opening"),
+    ("**(C)**", FORMS, "C", "opening"),
+    ("C) water", FORMS, "C", "opening"),
+    ("C. Water.", FORMS, "C", "opening"),
+    ("water", FORMS, "C", "opening"),
+    ("Salt water.", FORMS, "D", "opening"),
+    ("A good friend to have", FEELINGS, "C", "opening"),
+    ("both A and B", PAIRS, "C", "opening"),
+    ("8", ORDERS, "B", "opening"),
     # stated
     ("The answer is C.", FORMS, "C", "stated"),
     ("The answer is C", FORMS, "C", "stated"),
@@ -83,20 +84,22 @@ CHOICES = [
     ("Answer seems to be A at first. Answer: C", FORMS, "C", "stated"),
     ("A) bank: They have revolving doors. This is the correct answer.\nB) library: No.", PLACES, "A", "stated"),
     ("<think>The answer is A?</think>The answer is C.", FORMS, "C", "stated"),
-    # opened with, boxed, concluded with, named alone
-    ("(B). Eliminated: (A), (C)", FORMS, "B", "leading"),
-    ("B) steam. It rises, unlike A) ice.", FORMS, "B", "leading"),
+    # a field, opened with, boxed, judged, concluded with, named last
+    ('{"answer": "C"}', FORMS, "C", "field"),
+    ("Steam rises, so B is correct.", FORMS, "B", "judged"),
+    ("(B). Eliminated: (A), (C)", FORMS, "B", "opening"),
+    ("B) steam. It rises, unlike A) ice.", FORMS, "B", "opening"),
     ("\\boxed{D}", FORMS, "D", "boxed"),
     ("So we get $\\boxed{\\text{B}}$, steam.", FORMS, "B", "boxed"),
-    (TABLE_6, FORMS, "A", "concluding"),
-    ("We can eliminate A, B, and D. This leaves C.", FORMS, "C", "concluding"),
+    (TABLE_6, FORMS, "A", "last"),
+    ("We can eliminate A, B, and D. This leaves C.", FORMS, "C", "last"),
     ("It can't be A or B. D has salt. So it must be C.", FORMS, "C", "concluding"),
     ("Ice melts.\n\nGiven this, it's steam.", FORMS, "B", "concluding"),
-    ("is: B)", FORMS, "B", "concluding"),
-    ("Of all of them option B fits.\nIt rises.", FORMS, "B", "lone"),
-    ("A revolving door serves as a security measure at a bank.", PLACES, "A", "lone"),
+    ("is: B)", FORMS, "B", "last"),
+    ("Of all of them option B fits.\nIt rises.", FORMS, "B", "last"),
+    ("A revolving door serves as a security measure at a bank.", PLACES, "A", "last"),
     # what follows the answer is not the answer
-    ("B\n\nQuestion: What melts?\nChoices:\nA) ice\nB) fire\nAnswer: A", FORMS, "B", "whole"),
+    ("B\n\nQuestion: What melts?\nChoices:\nA) ice\nB) fire\nAnswer: A", FORMS, "B", "opening"),
     ("The answer is C</s> The answer is D", FORMS, "C", "stated"),
     # no answer, or not one
     ("", FORMS, None, "none"),
@@ -142,10 +145,10 @@ NUMBERS = [
     ("The answer is 4 onions and 1 potato.", "4", "stated"),
     ("The answer is 20. Wait, she ate 2, so the answer is 18.", "18", "stated"),
     ("She sells 9 eggs, 9 * 2 = 18.\nA: 18", "18", "stated"),
-    ("9 * 2 = $<<9*2=18>>18 a day.\n#### 18", "18", "####"),
-    ("#### $10", "10", "####"),
-    ("#### 10.00", "10", "####"),
-    ("#### 1. Add up\n5 + 3 = 8\n#### 2. Subtract\n8 - 1 = 7", "7", "last number"),
+    ("9 * 2 = $<<9*2=18>>18 a day.\n#### 18", "18", "hashes"),
+    ("#### $10", "10", "hashes"),
+    ("#### 10.00", "10", "hashes"),
+    ("#### 1. Add up\n5 + 3 = 8\n#### 2. Subtract\n8 - 1 = 7", "7", "last"),
     ("So it is $\\boxed{18}$ in 3 days.", "18", "boxed"),
     ("\\boxed{\\$1{,}080}", "1080", "boxed"),
     ("Therefore, Jackson needs 7 packs for the 27 students.", "7", "concluding"),
@@ -153,9 +156,9 @@ NUMBERS = [
     ("Thus, 10 lollipops will cost him $5.20.", "5.2", "concluding"),
     ("Therefore, the 8 adults are 60 kg too heavy.", "60", "concluding"),
     ("$10\nExplanation: She sold 9 roses, 9 x 4 = 36. So, April earned $36.", "36", "concluding"),
-    ("It is 18...", "18", "last number"),
-    ("5 * 3 = 15 dollars in 3 days", "15", "last number"),
-    ("She has 15 - 7 = 8 left. I hope this helps with your 3 questions!", "8", "last number"),
+    ("It is 18...", "18", "last"),
+    ("5 * 3 = 15 dollars in 3 days", "15", "last"),
+    ("She has 15 - 7 = 8 left. I hope this helps with your 3 questions!", "8", "last"),
     ("18 dollars a day.\n\nQuestion: Tom has 5 apples.\nAnswer: 5", "18", "opening"),
     ("", None, "none"),
     ("She has some left.", None, "none"),
@@ -163,7 +166,7 @@ NUMBERS = [
 ]
 
 LATEX = [
-    ("so $x=\\boxed{\\frac{1}{2}}$ or \\boxed{\\dfrac{3}{4}}.", "\\frac{3}{4}", "boxed"),
+    ("so $x=\\boxed{\\frac{1}{2}}$, not \\boxed{\\dfrac{3}{4}}.", "\\frac{3}{4}", "boxed"),
     ("\\boxed{\\left(3, \\frac{\\pi}{2}\\right)}", "(3,\\frac{\\pi}{2})", "boxed"),
     ("\\boxed 2$ and no more", "2", "boxed"),
     ("\\fbox{7}", "7", "boxed"),
@@ -171,10 +174,10 @@ LATEX = [
     ("The answer is $x = 5$.", "5", "stated"),
     ("Final Answer: The final answer is $12 \\text{ cm}^2$. I hope it is correct.", "12", "stated"),
     ("The answer is 0.5", "0.5", "stated"),
-    ("Hence the area is $2 + 3 = 5$ for all $x$.", "5", "last formula"),
-    ("It must be 42.", "42", "last number"),
-    ("We add.\n\n(3, \\sqrt 2)", "(3,\\sqrt{2})", "last line"),
-    ("x = \\frac{1}{2}", "\\frac{1}{2}", "last line"),
+    ("Hence the area is $2 + 3 = 5$ for all $x$.", "5", "concluding"),
+    ("It must be 42.", "42", "last"),
+    ("We add.\n\n(3, \\sqrt 2)", "(3,\\sqrt{2})", "last"),
+    ("x = \\frac{1}{2}", "\\frac{1}{2}", "opening"),
     ("It is \\boxed{4", None, "none"),
     ("It is 4, \\boxed{}", None, "none"),
     ("no idea", None, "none"),
@@ -224,8 +227,7 @@ def test_pitfall_p13_which_numbers_a_text_holds(text: str, found: list[str]) -> 
 
 
 def test_the_tables_name_every_rule() -> None:
-    for rules, table in ((CHOICE_RULES, CHOICES), (NUMBER_RULES, NUMBERS), (MATH_RULES, LATEX)):
-        assert {row[-1] for row in table} == {name for name, _ in rules} | {"none"}
+    assert {row[-1] for row in [*CHOICES, *NUMBERS, *LATEX]} == {rule.__name__ for rule in RULES} | {"none"}
 
 
 def test_table_6_reads_as_a_and_the_literal_rule_accepts_every_option() -> None:
@@ -337,7 +339,7 @@ def test_any_text_is_graded_without_an_error(text: str, options: tuple[str, ...]
 @given(st.text(alphabet="\\{}$frac123sqrt_^(),.=-+ xπ°%text", max_size=40))
 def test_latex_normalises_without_an_error_and_equals_itself(text: str) -> None:
     assert equal(text, text) == bool(normalise(text))
-    last_boxed(f"\\boxed{{{text}}}")
+    boxed(f"\\boxed{{{text}}}")
 
 
 def _some(questions: list[Question], most: int = 600) -> list[Question]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from selfrefine.errors import UserError
 from selfrefine.files import read_lines
 from selfrefine.tasks import numbers
-from selfrefine.tasks.latex import last_boxed
+from selfrefine.tasks.places import boxed
 from selfrefine.tasks.questions import LETTERS, Question
 
 Parts = tuple[str, tuple[str, ...], str]  # question, options, target; an empty target: the row has none
@@ -119,7 +119,7 @@ SOURCES = {
         tuple(_SUBJECTS.split()),
         None,
         ("problem", "solution"),
-        lambda row: (clean(row["problem"]), (), last_boxed(row["solution"]) or ""),
+        lambda row: (clean(row["problem"]), (), (boxed(row["solution"]) or [("", "")])[-1][1]),
     ),
     "mmlu": Source(
         "cais/mmlu",

@@ -34,7 +34,7 @@ def keep_correct(demonstrations: Iterable[Demonstration]) -> list[Demonstration]
 
 def is_correct(row: Demonstration) -> bool:
     """Whether the teacher's answer, as it is read, is the target."""
-    return grade(row.output, row.target, row.options or options_in(row.input), row.task).correct
+    return grade(row.output, row.target, row.options or options_in(row.input), row.task, row.ended).correct
 
 
 def split(
