@@ -12,12 +12,8 @@ from selfrefine.errors import UserError
 
 # how a line begins that a kill or a power cut left unfinished; what begins otherwise is not ours
 TORN = (b"{", b"\0")
-_TABLES = {
-    ".csv": "read_csv",
-    ".tsv": "read_table",
-    ".parquet": "read_parquet",
-    ".xlsx": "read_excel",
-}  # what pandas reads them with
+# what pandas reads tables with
+_TABLES = {".csv": "read_csv", ".tsv": "read_table", ".parquet": "read_parquet", ".xlsx": "read_excel"}
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -21,19 +21,10 @@ _NOT_PERMANENT = {408, 409, 424, 425, 429, 498, 499}  # 424 is TGI's, 498 Groq's
 _MODERATION = re.compile(  # DashScope's and DeepSeek's words too
     r"moderat|flagged|content.?(?:filter|polic|management|exists risk)|safety|inappropriate|unsafe", re.IGNORECASE
 )
-# finish_reason by OpenAI and, after it, by vLLM, TGI, Mistral, Zhipu, DeepSeek and Google; any other is no end that we know
+# finish_reason by OpenAI and, after it, by vLLM, TGI, Mistral, Zhipu, DeepSeek and Google; any other is no known end
 _ENDED = {"stop", "eos", "eos_token", "stop_sequence", "end_turn", "complete"}
 _CUT = {"length", "max_tokens", "model_length"}
-_FILTERED = {
-    "content_filter",
-    "sensitive",
-    "safety",
-    "refusal",
-    "recitation",
-    "prohibited_content",
-    "blocklist",
-    "spii",
-}
+_FILTERED = {"content_filter", "sensitive", "safety", "refusal", "recitation", "prohibited_content", "blocklist"}
 _BROKEN = {"error", "network_error", "insufficient_system_resource"}
 
 

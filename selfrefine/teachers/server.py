@@ -175,7 +175,7 @@ def _given_up(talk: _Talk, key: Key, reason: str) -> Refusal:
 
 def _learn(talk: _Talk, said: str, body: dict) -> bool:
     """Whether what was refused is a field that can be called otherwise or left out; from now on it is."""
-    if "max_tokens" in body and re.search(r"max_completion_tokens\W+instead|\('max_tokens'\)", said):
+    if "max_tokens" in body and re.search(r"max_completion_tokens\W+instead|nsupported param\w+\W+max_tokens", said):
         talk.refused.add("max_tokens")  # OpenAI's newer models
         return True
     asked = body["messages"][0]["content"]  # which may be what the server quotes
