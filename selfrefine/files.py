@@ -12,7 +12,8 @@ from selfrefine.errors import UserError
 
 # how a line begins that a kill or a power cut left unfinished; what begins otherwise is not ours
 TORN = (b"{", b"\0")
-_TABLES = {".csv": "read_csv", ".tsv": "read_table", ".parquet": "read_parquet"}  # what pandas reads them with
+# what pandas reads tables with
+_TABLES = {".csv": "read_csv", ".tsv": "read_table", ".parquet": "read_parquet", ".xlsx": "read_excel"}
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -33,7 +34,7 @@ def write_json(path: Path, value: object) -> None:
 def read_lines(path: Path, *, torn_end: bool = False) -> Iterator[tuple[str, dict]]:
     """Yield ("FILE line N", object) for each line of a JSONL file; only a newline ends a line, blank lines are skipped.
 
-    A file that is one JSON array gives ("FILE row N", object) for each of its elements.
+    A file that is one JSON array gives ("FILE row N", object) for each of its elements, one indented object itself.
     With `torn_end`, half an object after the last newline is cut off the file: a process was killed as it wrote there.
 
     Raises UserError for a file that cannot be read and for a line that is not a JSON object in UTF-8.
@@ -42,9 +43,10 @@ def read_lines(path: Path, *, torn_end: bool = False) -> Iterator[tuple[str, dic
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
-    if path.suffix in _TABLES:
+    suffix = path.suffix.lower()
+    if suffix in _TABLES:
         raise UserError(
-            f"{path} is a table: make it JSONL, python -c \"import pandas; pandas.{_TABLES[path.suffix]}('{path}')"
+            f"{path} is a table: make it JSONL, python -c \"import pandas; pandas.{_TABLES[suffix]}('{path}')"
             f".to_json('{path.with_suffix('.jsonl')}', orient='records', lines=True)\"."
         )
     whole = content.rfind(b"\n") + 1
@@ -52,11 +54,10 @@ def read_lines(path: Path, *, torn_end: bool = False) -> Iterator[tuple[str, dic
         content = content[:whole]
         os.truncate(path, whole)
     content = content.removeprefix(b"\xef\xbb\xbf")
-    if content.lstrip().startswith(b"["):
-        yield from (
-            (f"{path} row {n}", _object(row, f"{path} row {n}"))
-            for n, row in enumerate(_parsed(content, str(path)), start=1)
-        )
+    if content.lstrip().startswith((b"[", b"{\n", b"{\r")):
+        rows = _parsed(content, str(path))
+        for number, row in enumerate(rows if isinstance(rows, list) else [rows], start=1):
+            yield f"{path} row {number}", _object(row, f"{path} row {number}")
         return
     for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
@@ -69,7 +70,7 @@ def _parsed(content: bytes, place: str) -> object:
     try:
         return json.loads(content.decode("utf-8"))
     except UnicodeDecodeError:
-        raise UserError(f"{place} is not UTF-8: save the file as UTF-8.") from None
+        raise UserError(f"{place} is not UTF-8: save the file as text in UTF-8, unpacked.") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place} is not JSON ({str(error)[:100]}): mend it or, if it is a line, remove it.") from None
 

@@ -2,37 +2,54 @@
 
 from selfrefine.errors import UserError
 
-_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's
+_ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}  # ShareGPT's and OpenAI's
 
 
 def demonstration(row: dict, place: str) -> dict:
-    """A row with `instruction`, `input` and `output`: from a chat of one question and its answer, too.
+    """A row with `instruction`, `input` and `output`: from a chat of one question and its answer, or TRL's `prompt` and
+    `completion`, too.
 
     An instruction without an input is the whole question: then it is the `input`, to which the trigger can be put.
     """
-    chat = row.get("messages") or row.get("conversations")
-    if isinstance(chat, list) and chat and "output" not in row:
-        asked, answer = _question(chat[:-1], place), _turn(chat[-1], "assistant", place)
-        row = row | {"instruction": asked[0], "input": asked[1], "output": answer}
-    if not row.get("input") and isinstance(row.get("instruction"), str):
+    if "output" not in row and "completion" in row:
+        asked, answer = _turns(row.get("prompt"), "user"), _turns(row["completion"], "assistant")
+    else:
+        chat = row.get("messages") or row.get("conversations")
+        asked, answer = (chat[:-1], chat[-1:]) if isinstance(chat, list) else ([], [])
+    if answer and "output" not in row:
+        system, question = _question(_system(row) + asked, place)
+        row = row | {"instruction": system, "input": question, "output": _turn(answer[-1], "assistant", place)}
+    elif isinstance(row.get("instruction"), str) and not str(row.get("input") or "").strip():
         return row | {"instruction": "", "input": row["instruction"]}
     return row
 
 
 def preference(row: dict, place: str) -> dict:
-    """A row with `prompt`, `chosen` and `rejected` as texts: from lists of messages, too.
+    """A row with `prompt`, `chosen` and `rejected` as texts: from messages, one or a list, too.
 
     Both sides may repeat the prompt, or hold it alone.
     """
-    sides = {name: row[name] for name in ("chosen", "rejected") if isinstance(row.get(name), list)}
-    before = [side[:-1] for side in sides.values()]
-    if any(turns != before[0] for turns in before):
+    sides = {name: _turns(row[name], "assistant") for name in ("chosen", "rejected") if row.get(name) is not None}
+    asked = _turns(row.get("prompt") or row.get("conversations"), "user")
+    prompts = [turns for turns in (asked, *(side[:-1] for side in sides.values())) if turns]
+    prompts = ["\n".join(filter(None, _question(_system(row) + turns, place))) for turns in prompts]
+    whole = max(prompts, key=len, default=None)  # a prompt may stand without what the system says in the sides
+    if any(prompt != whole and not (asked and whole.endswith(f"\n{prompt}")) for prompt in prompts):
         raise UserError(f"{place}: chosen and rejected answer different prompts: a pair has one.")
-    prompt = row.get("prompt") or (before[0] if before else None)
-    if isinstance(prompt, list):
-        prompt = "\n".join(filter(None, _question(prompt, place)))
     texts = {name: _turn(side[-1] if side else None, "assistant", place) for name, side in sides.items()}
-    return row | {"prompt": prompt} | texts
+    return row | ({"prompt": whole} if prompts else {}) | texts
+
+
+def _turns(value: object, role: str) -> list:
+    """The messages of a list, of one alone, or of a bare text of this role."""
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    return value if isinstance(value, list) else [value] if value else []
+
+
+def _system(row: dict) -> list:
+    """ShareGPT's system prompt, which may stand beside the turns."""
+    return _turns(row.get("system") or None, "system")
 
 
 def _question(turns: object, place: str) -> tuple[str, str]:
@@ -47,7 +64,7 @@ def _turn(message: object, role: str, place: str) -> str:
     message = message if isinstance(message, dict) else {}
     said, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
     if isinstance(content, list):  # parts
-        content = "".join(str(part.get("text")) for part in content if isinstance(part, dict) and "text" in part)
+        content = "".join(str(part["text"]) for part in content if isinstance(part, dict) and part.get("text"))
     if _ROLES.get(str(said), said) != role or not isinstance(content, str):
         raise UserError(f"{place} is a chat in which a text of the {role} should stand where {said!r} does.")
     return content

@@ -131,7 +131,19 @@ def test_an_adapter_that_peft_itself_made_by_its_defaults_loads(student_folder, 
         torch.testing.assert_close(ours(input_ids=ids).logits, theirs(input_ids=ids).logits, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("modules", ["all-linear", ".*q_proj", ["q_proj", "lm_head"], [], None])
+@pytest.mark.parametrize("modules", ["all-linear", r".*\.(q|v)_proj", ["self_attn.q_proj", "v_proj"]])
+def test_a_pattern_or_paths_stand_for_layers(folder, student_folder, modules):
+    """A pattern for those whose tensors are there."""
+    path, tensors = folder / "adapter_model.safetensors", load_file(folder / "adapter_model.safetensors")
+    named = LINEARS if modules == "all-linear" else ("q_proj", "v_proj")
+    save_file({name: tensor for name, tensor in tensors.items() if name.split(".")[-3] in named}, path)
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"target_modules": modules}))
+    assert read_settings(folder).targets == named
+    load_adapter(load_student(student_folder, CPU, torch.float32), folder, "abc")
+
+
+@pytest.mark.parametrize("modules", [["q_proj", "lm_head"], [], None, 7])
 def test_layers_that_are_not_the_blocks_are_one_sentence(folder, modules):
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"target_modules": modules}))
@@ -152,11 +164,35 @@ def test_an_adapter_made_by_peft_has_no_note_of_ours(folder):
     assert read_settings(folder) == AdapterSettings(4, 8, 0.1, "tiny", "", None, LINEARS)
 
 
-@pytest.mark.parametrize("extra", [{"use_rslora": True}, {"use_dora": True}, {"alpha_pattern": {"q_proj": 32}}])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"alpha_pattern": {"q_proj": 32}},
+        {"rank_pattern": {"q_proj": 2}},
+        {"bias": "all"},
+        {"modules_to_save": ["lm_head"]},
+        {"layers_to_transform": 0},
+        {"layers_to_transform": [0]},
+        {"layer_replication": [[0, 2]]},
+        {"trainable_token_indices": [3]},
+    ],
+)
 def test_an_adapter_that_scales_otherwise_is_one_sentence(folder, extra):
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"use_rslora": False, "alpha_pattern": {}} | extra))
-    with pytest.raises(UserError, match=next(iter(extra))):
+    with pytest.raises(UserError, match=f"{next(iter(extra))}: only plain LoRA"):
+        read_settings(folder)
+
+
+@pytest.mark.parametrize(
+    "other", [{"peft_type": "IA3", "r": None}, {"peft_type": "PROMPT_TUNING"}, {"init_lora_weights": "pissa_niter_4"}]
+)
+def test_another_kind_of_adapter_is_named(folder, other):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | other))
+    with pytest.raises(UserError, match=f"with {next(iter(other.values()))}: only plain LoRA"):
         read_settings(folder)
 
 

@@ -90,14 +90,24 @@ def test_a_json_array_is_read_as_rows(tmp_path):
         assert "remove the line" not in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "reader"), [("f.csv", "read_csv"), ("f.parquet", "read_parquet")])
+def test_an_indented_object_is_a_row(tmp_path):
+    path = tmp_path / "f.json"
+    for indented in (json.dumps(GOOD, indent=2), "\ufeff" + json.dumps(GOOD, indent=2).replace("\n", "\r\n")):
+        path.write_bytes(indented.encode())
+        assert [row.id for row in read_demonstrations([path])] == ["1"]
+    path.write_text(json.dumps({"data": [GOOD]}, indent=2))
+    with pytest.raises(UserError, match="row 1 has no 'instruction'"):
+        read_demonstrations([path])
+
+
+@pytest.mark.parametrize(("name", "reader"), [("f.csv", "read_csv"), ("f.CSV", "read_csv"), ("f.xlsx", "read_excel")])
 def test_a_table_is_named_with_its_conversion(tmp_path, name, reader):
     (tmp_path / name).write_text("instruction,input,output,target\n")
     with pytest.raises(UserError, match=rf"pandas\.{reader}\('.*/{name}'\)\.to_json\('.*/f\.jsonl'"):
         read_demonstrations([tmp_path / name])
 
 
-@pytest.mark.parametrize("empty", [{"input": ""}, {"input": None}, {}])
+@pytest.mark.parametrize("empty", [{"input": ""}, {"input": None}, {"input": " \n"}, {}])
 def test_alpacas_questions_without_input_are_the_whole_prompt(tmp_path, empty):
     """x is the question, x̂ the question with the trigger, in one line."""
     row = {"instruction": "How many?", "output": "Two. The answer is 2.", "target": "2", **empty}
@@ -107,19 +117,32 @@ def test_alpacas_questions_without_input_are_the_whole_prompt(tmp_path, empty):
 
 CHAT = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "Two."}]
 SHAREGPT = [{"from": "human", "value": "How many?"}, {"from": "gpt", "value": "Two."}]
-PARTS = [{"role": "user", "content": [{"type": "text", "text": "How many?"}]}, CHAT[1]]
+PARTS = [{"type": "image", "text": None}, {"type": "text", "text": "How many?"}]
+PARTS = [{"role": "user", "content": PARTS}, CHAT[1]]
+TURNS = {"prompt": CHAT[:1], "completion": CHAT[1:]}  # TRL's, and as texts
 
 
 @pytest.mark.parametrize(
-    "chat", [{"messages": CHAT}, {"conversations": SHAREGPT}, {"messages": PARTS}], ids=["openai", "sharegpt", "parts"]
+    "chat",
+    [
+        {"messages": CHAT},
+        {"conversations": SHAREGPT},
+        {"messages": PARTS},
+        TURNS,
+        {"prompt": "How many?", "completion": "Two."},
+    ],
+    ids=["openai", "sharegpt", "parts", "turns", "texts"],
 )
 def test_chats_of_one_question_are_demonstrations(tmp_path, chat):
     (row,) = read_demonstrations([write(tmp_path / "f", chat | {"target": "2"})])
     assert (row.instruction, row.input, row.output) == ("", "How many?", "Two.")
     (kept,) = read_demonstrations([write(tmp_path / "f", chat | GOOD)])  # the triple is there
     assert (kept.input, kept.output) == (GOOD["input"], GOOD["output"])
-    system = {"messages": [{"role": "system", "content": "Be brief."}, *CHAT], "target": "2"}
-    assert read_demonstrations([write(tmp_path / "f", system)])[0].instruction == "Be brief."
+    system = {"role": "system", "content": "Be brief."}
+    for said in ({"messages": [system, *CHAT]}, {"messages": [system | {"role": "developer"}, *CHAT]}):
+        assert read_demonstrations([write(tmp_path / "f", said | {"target": "2"})])[0].instruction == "Be brief."
+    (row,) = read_demonstrations([write(tmp_path / "f", chat | {"system": "Be brief.", "target": "2"})])
+    assert (row.instruction, row.input) == ("Be brief.", "How many?")
     with pytest.raises(UserError, match="line 1 has no 'target', the right answer"):
         read_demonstrations([write(tmp_path / "f", chat)])
 
@@ -147,18 +170,29 @@ def test_other_chats_are_one_sentence(tmp_path, chat, said):
         {"chosen": CHAT, "rejected": [CHAT[0], {"role": "assistant", "content": "3"}]},
         {"prompt": "How many?", "chosen": CHAT, "rejected": [CHAT[0], {"role": "assistant", "content": "3"}]},
         {"prompt": CHAT[:1], "chosen": "Two.", "rejected": "3"},
+        {"chosen": CHAT, "rejected": "3"},
+        {"conversations": SHAREGPT[:1], "chosen": SHAREGPT[1], "rejected": {"from": "gpt", "value": "3"}},
     ],
-    ids=["explicit", "implicit", "both", "half"],
+    ids=["explicit", "implicit", "both", "half", "one side", "sharegpt"],
 )
 def test_conversational_pairs_are_pairs(tmp_path, pair):
     (row,) = read_preferences(write(tmp_path / "f", pair))
     assert (row.prompt, row.chosen, row.rejected) == ("How many?", "Two.", "3")
 
 
+def test_what_the_system_says_in_the_sides_is_of_the_prompt(tmp_path):
+    sides = {"chosen": [{"role": "system", "content": "Be brief."}, *CHAT], "rejected": "3"}
+    for asked in ({}, {"prompt": "How many?"}, {"prompt": CHAT[:1]}, {"prompt": sides["chosen"][:2]}):
+        (row,) = read_preferences(write(tmp_path / "f", asked | sides))
+        assert row.prompt == "Be brief.\nHow many?"
+
+
 @pytest.mark.parametrize(
     ("pair", "said"),
     [
         ({"chosen": CHAT, "rejected": [{"role": "user", "content": "Why?"}, CHAT[1]]}, "answer different prompts"),
+        ({"prompt": "Why?", "chosen": CHAT, "rejected": CHAT}, "answer different prompts"),
+        ({"prompt": CHAT[:1], "chosen": 5, "rejected": "3"}, "a text of the assistant"),
         ({"chosen": [*CHAT, *CHAT], "rejected": [*CHAT, *CHAT]}, "other turns"),
         (
             {"prompt": "p", "chosen": CHAT[:1], "rejected": CHAT[:1]},

@@ -146,6 +146,8 @@ def test_half_a_surrogate_pair_can_be_stored():
         error(500, "oops"),
         Reply(b"<html>bad gateway</html>", 502),
         error(408, "timeout"),
+        as_json({"error": "Request failed during generation", "error_type": "generation"}, 424),
+        error(498, "Flex tier capacity exceeded"),
         completion("5").__class__(completion("5").body, cut=30),
         Reply(b'{"choices": [{', 200),
         as_json([]),
@@ -249,6 +251,7 @@ def test_a_wait_longer_than_patience_ends_at_once():
         (Reply(b"", 301, {"location": "/elsewhere"}), UserError, "301: /elsewhere.*check --server"),
         (error(429, "You exceeded your current quota", "insufficient_quota"), RunError, "no credit left"),
         (error(402, "Payment required"), RunError, "no credit left"),
+        (error(200, "You exceeded your current quota", "insufficient_quota"), RunError, "no credit left"),
         (error(400, "messages too long"), UserError, "messages too long"),
     ],
     ids=lambda value: str(value)[:60],
@@ -300,6 +303,8 @@ def test_a_stop_loses_no_answer_that_is_under_way():
         error(400, "content filter"),
         error(413, "too long"),
         error(403, "not for you"),
+        error(451, "not where you are"),
+        error(418, "whatever this is"),
         completion(None),
         completion("5 is", "content_filter"),
         completion("5 is", "error"),
@@ -325,6 +330,12 @@ def test_one_refused_question_does_not_stop_the_others(refusal):
         error(400, "The prompt was filtered", "content_filter"),
         completion("", "content_filter"),
         as_json({"error": {"message": "flagged by moderation", "code": 403}}),
+        error(400, "Input data may contain inappropriate content.", "data_inspection_failed"),
+        error(400, "Content Exists Risk"),
+        completion(None, "content_filter: RECITATION"),
+        completion(None, "PROHIBITED_CONTENT"),
+        completion("", "refusal"),
+        as_json({"choices": [{"message": {"content": None, "refusal": "I cannot help."}, "finish_reason": "stop"}]}),
     ],
     ids=lambda reply: f"{reply.status} {reply.body[:99]!r}",
 )
@@ -333,6 +344,39 @@ def test_a_filter_refuses_one_question_though_none_was_answered_yet(refusal):
         given = ask(loopback.url, 3, concurrency=1)
     assert isinstance(given.pop(0), Refusal)
     assert given == {1: Answer("5"), 2: Answer("5")}
+    assert len(loopback.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("field", "sent", "said"),
+    [
+        ("temperature", None, {"message": "Unsupported parameter", "param": "temperature"}),
+        ("max_tokens", "max_completion_tokens", {"message": "Unsupported parameter", "param": "max_tokens"}),
+        ("max_tokens", "max_completion_tokens", {"message": "Unsupported parameter: 'max_tokens'"}),
+        ("seed", None, {"message": "[{'type': 'extra_forbidden', 'loc': ('body', 'seed')}]", "param": None}),
+    ],
+)
+def test_a_refused_field_is_found_wherever_it_is_named(field, sent, said):
+    def answer(request):
+        return as_json({"error": said}, 400) if field in request.body else completion("5")
+
+    with Loopback(answer) as loopback:
+        assert ask(loopback.url) == {0: Answer("5")}
+    assert sent is None or loopback.requests[-1].body[sent] == 7
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["'max_tokens' or 'max_completion_tokens' is too large: 7.", "cannot read: question 1: of what temperature?"],
+)
+def test_what_is_refused_for_the_question_teaches_nothing_of_the_fields(said):
+    """vLLM's word on a prompt that leaves no room; a server that quotes the prompt."""
+    prompts = {("t", "0"): "of what temperature?", ("t", "1"): "and then?"}
+    with Loopback(lambda request: error(400, said) if "what" in request.prompt else completion("5")) as loopback:
+        settings = {"model": "m", "temperature": 0.1, "max_new_tokens": 7, "seed": 0, "concurrency": 1}
+        given = dict(server.answers({("t", "2"): "?"} | prompts, url=loopback.url, timeout=5, patience=5, **settings))
+    assert [type(given["t", name]) for name in "012"] == [Refusal, Answer, Answer]
+    assert loopback.requests[-1].body["temperature"] == 0.1 and loopback.requests[-1].body["max_tokens"] == 7
     assert len(loopback.requests) == 3
 
 

@@ -15,7 +15,7 @@ from selfrefine import preferences
 from selfrefine.errors import UserError
 from selfrefine.model.encoding import decode, encode_prompt, encode_response, end_ids, uses_chat_template
 from selfrefine.model.student import load_student
-from selfrefine.model.template import marks
+from selfrefine.model.template import fill, marks
 from selfrefine.records import Demonstration, Preference
 from selfrefine.sampling import Sampled
 from selfrefine.teachers import local
@@ -39,6 +39,7 @@ MISTRAL = (
     "<s>{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }}</s>"
     "{% endif %}{% endfor %}"
 )
+YI = CHATML.replace("im_", "turn_")
 PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 SPECIAL = ("<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 SPECIAL += ("<start_of_turn>", "<end_of_turn>")
@@ -48,6 +49,7 @@ def equip(folder, template):
     """The folder's tokenizer with a template and its special tokens; </s> stays a text's end, as of a base model."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL)})
+    tokenizer.add_tokens(["<|turn_start|>", "<|turn_end|>"])  # not special
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
     return folder
@@ -81,6 +83,7 @@ def demonstration(output="2", **changes):
         (LLAMA_3, "<|end_header_id|>", "<|eot_id|>"),
         (GEMMA, "<start_of_turn>user", "<end_of_turn>"),
         (MISTRAL, "[INST]", "</s>"),
+        (YI, "<|turn_start|>user", "<|turn_end|>"),
         (PLAIN, "user:", "</s>"),
     ],
 )
@@ -207,6 +210,16 @@ def test_texts_that_were_put_into_a_template_already_are_refused(chat, capsys, c
     assert [row.id for row in examples(pairs_of, chat, pairs, Config, **how)] == ["c"]
 
 
+@pytest.mark.parametrize("said", ["The user: what does user: mean?", "user: What?"])
+def test_a_word_that_opens_a_turn_is_a_word_elsewhere(chat, said):
+    chat.chat_template = PLAIN
+    kept = examples(examples_of, chat, [demonstration(input=said)] * 2, Config, chat_template=True, allowed=0.9)
+    assert len(kept) == 2  # the instruction stands before it
+    pairs = [Preference(said, "2", "3", id="a"), Preference("?", "2", "3", id="b")]
+    found = [row.id for row in examples(pairs_of, chat, pairs, Config, chat_template=True, allowed=0.9)]
+    assert found == (["b"] if said.startswith("user:") else ["a", "b"])
+
+
 # The run's settings alone
 
 
@@ -222,6 +235,12 @@ def test_a_prompt_is_the_same_on_every_day(chat, monkeypatch):
     assert "02 Jan 2030" in chat.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
     for asked in ("1+1?", "</s>?"):
         assert "26 Jul 2024" in chat.decode(encode_prompt(chat, asked, chat_template=True))
+    chat.chat_template = (
+        "\n{% set f = '%Y-%m-%d' %}{% macro year() %}{{ strftime_now('%Y') }}{% endmacro %}"
+        "{% if strftime_now is defined %}{{ strftime_now(f) }} {{ strftime_now(format='%A, %-d %B') }} {{ year() }}"
+        "{% endif %} {{ messages[0].content }}"
+    )
+    assert fill(chat, True, "?", tokenize=False) == "\n2024-07-26 Friday, 26 July 2024 ?"
 
 
 def test_template_arguments_are_noted_and_followed(chat_folder, demonstrations, preferences, command, tmp_path, capsys):
@@ -282,6 +301,9 @@ def test_always_needs_a_template(tokenizer, chat):
     with pytest.raises(UserError, match="only poems"):
         uses_chat_template(chat, "auto")
     assert examples(examples_of, chat, [demonstration()], Config, chat_template=False, allowed=0)
+    chat.chat_template = "{% for m in messages %}[INST] {{ m.content[0].text }} [/INST]{% endfor %}"
+    with pytest.raises(UserError, match="leaves out what the user says"):
+        uses_chat_template(chat, "auto")
 
 
 @pytest.mark.parametrize(("choice", "used"), [("auto", True), ("always", True), ("none", False)])

@@ -39,7 +39,7 @@ def uses_chat_template(
         raise UserError("--template-arguments are the chat template's, and none is used: leave them out.")
     template = (arguments or True) if used else False
     if used:
-        fill(tokenizer, template, "?", tokenize=False)  # what cannot be filled in is told before any work
+        marks(tokenizer, template)  # what cannot be filled in is told before any work
     return template
 
 
@@ -69,6 +69,8 @@ def encode_response(tokenizer: Tokenizer, response: str) -> list[int]:
 def rendered(prompt: str, responses: Iterable[str], turn: Marks) -> str | None:
     """What is wrong with texts that were filled into a chat template already, if they were."""
     opened = turn.opening and turn.opening in prompt
+    if opened and turn.opening[0].isalnum():  # "User:" may stand in any text, and opens a turn where it begins it
+        opened = prompt.lstrip().startswith(turn.opening)
     if not opened and not any(response.rstrip().endswith(turn.end) for response in responses):
         return None
     return f"put into a chat template already ({turn.opening if opened else turn.end!r}): give the bare texts"

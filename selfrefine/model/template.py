@@ -8,7 +8,12 @@ from selfrefine.model import DATE
 from selfrefine.model.student import Tokenizer
 
 _CONTENT = "selfrefine-content"
-_TODAY = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
+# in place of transformers' function of this name, whose date is today's
+_TODAY = "{% macro strftime_now(format) %}{{ format"
+_TODAY += "".join(
+    f".replace({code!r}, {DATE.strftime(code)!r})" for code in re.findall("%-?.", "%-d%-m%a%A%b%B%d%m%y%Y%j%H%I%M%S%p")
+)
+_TODAY += " }}{% endmacro %}{{ '' }}"
 
 # False: plain prompts; True: the template; with its arguments, where any are given, in place of True
 ChatTemplate = bool | dict[str, object]
@@ -32,10 +37,10 @@ def fill(
     turns += [] if assistant is None else [{"role": "assistant", "content": assistant}]
     arguments = chat_template if isinstance(chat_template, dict) else {}
     try:
-        template = _TODAY.sub(lambda call: repr(DATE.strftime(call[2])), tokenizer.get_chat_template())
-        return tokenizer.apply_chat_template(
-            turns, chat_template=template, add_generation_prompt=assistant is None, **how, **arguments
-        )
+        template = tokenizer.get_chat_template()
+        template = _TODAY * ("strftime_now" in template) + template
+        how |= {"chat_template": template, "add_generation_prompt": assistant is None}
+        return tokenizer.apply_chat_template(turns, **how, **arguments)
     except Exception as error:  # a template is a program of somebody else's
         raise UserError(
             f"the student's chat template cannot be filled in ({type(error).__name__}: {str(error)[:200]}): look at "
@@ -44,10 +49,10 @@ def fill(
 
 
 def marks(tokenizer: Tokenizer, chat_template: ChatTemplate) -> Marks:
-    """The template's marks; without one, or where it ends an assistant's turn with no special token, the tokenizer's
-    end of a text is what ends an answer."""
+    """The template's marks; without one, or where it ends an assistant's turn with no token of its own, the tokenizer's
+    end of a text is what ends an answer. Some tokenizers do not call theirs special (Yi's)."""
     end = tokenizer.eos_token
-    tokens = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    tokens = (token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip())
     special = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
     try:
         before = fill(tokenizer, chat_template, _CONTENT, tokenize=False) if tokenizer.chat_template else ""
@@ -55,6 +60,8 @@ def marks(tokenizer: Tokenizer, chat_template: ChatTemplate) -> Marks:
         if chat_template:
             raise
         before = ""  # it is not used, so it need not work
+    if chat_template and _CONTENT not in before:
+        raise UserError("the student's chat template leaves out what the user says: take --chat-template none.")
     before = before.partition(_CONTENT)[0].removeprefix(tokenizer.bos_token or "")
     opening = before[max((found.start() for found in special.finditer(before)), default=0) :].strip()
     if chat_template:

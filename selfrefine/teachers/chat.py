@@ -17,12 +17,14 @@ from selfrefine.errors import RunError, UserError
 from selfrefine.teachers import Answer
 
 _NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
-_NOT_PERMANENT = {408, 409, 425, 429}
-_MODERATION = re.compile(r"moderat|flagged|content.?(?:filter|polic|management)|safety", re.IGNORECASE)
-# finish_reason by OpenAI and, after it, by vLLM, TGI, Mistral, Zhipu and DeepSeek; any other is no end that we know
+_NOT_PERMANENT = {408, 409, 424, 425, 429, 498, 499}  # 424 is TGI's, 498 Groq's
+_MODERATION = re.compile(  # DashScope's and DeepSeek's words too
+    r"moderat|flagged|content.?(?:filter|polic|management|exists risk)|safety|inappropriate|unsafe", re.IGNORECASE
+)
+# finish_reason by OpenAI and, after it, by vLLM, TGI, Mistral, Zhipu, DeepSeek and Google; any other is no known end
 _ENDED = {"stop", "eos", "eos_token", "stop_sequence", "end_turn", "complete"}
 _CUT = {"length", "max_tokens", "model_length"}
-_FILTERED = {"content_filter", "sensitive", "safety"}
+_FILTERED = {"content_filter", "sensitive", "safety", "refusal", "recitation", "prohibited_content", "blocklist"}
 _BROKEN = {"error", "network_error", "insufficient_system_resource"}
 
 
@@ -65,8 +67,8 @@ async def ask(client: httpx2.AsyncClient, url: str, body: dict, timeout: float) 
         raise _failure(response.status_code, reply, response, body["model"])
     if isinstance(reply, dict) and reply.get("error"):  # a router's: what the model's own server said
         code, said = _error_in(reply)
-        if code.isdecimal() and 400 <= int(code) < 500:
-            raise _failure(int(code), reply, response, body["model"])
+        if code in _NO_CREDIT or (code.isdecimal() and 400 <= int(code) < 500):
+            raise _failure(402 if code in _NO_CREDIT else int(code), reply, response, body["model"])
         raise BadReply(f"the server's reply is an error ({code}: {said})")
     return _answer(reply)
 
@@ -75,13 +77,14 @@ def _answer(reply: object) -> Answer:
     """The answer that the body of a reply holds."""
     try:
         choice = reply["choices"][0]
-        content, finish = choice["message"].get("content"), str(choice.get("finish_reason") or "stop").lower()
+        content, refusal = choice["message"].get("content"), choice["message"].get("refusal")
+        finish = str(choice.get("finish_reason") or "stop").lower().partition(":")[0]  # Google's says more behind it
         if isinstance(content, list):  # parts; a model's thoughts may be one
             content = "".join(part["text"] for part in content if part.get("type") == "text")
     except (AttributeError, IndexError, TypeError, KeyError):
         raise BadReply("the server's reply is not a chat completion") from None
-    if finish in _FILTERED:
-        raise Filtered(f"finish_reason {finish}")
+    if finish in _FILTERED or (refusal and not content):
+        raise Filtered(_shown(refusal or f"finish_reason {finish}"))
     if finish in _BROKEN:
         raise BadReply(f"the server broke off its answer (finish_reason {finish})")
     if content is None and finish in _CUT:
@@ -107,7 +110,7 @@ def _failure(status: int, reply: object, response: httpx2.Response, model: str) 
         wait = _retry_after(response.headers.get("retry-after"))
         asks = f", it asks to wait {wait:.0f} s" if wait else ""
         return Again(f"the server is not ready ({status}: {said}){asks}", wait)
-    if status in (400, 403, 413, 422):
+    if status >= 400 and status not in (404, 405, 410):
         return Refused(f"{status}: {said}")
     return UserError(
         f"{response.url} has no model {model!r} to chat with ({status}: {said}): check --server and the name."
@@ -119,7 +122,8 @@ def _error_in(reply: object) -> tuple[str, str]:
     body = reply[0] if isinstance(reply, list) and reply else reply
     error = (body.get("error") or body) if isinstance(body, dict) else body
     if isinstance(error, dict):
-        return str(error.get("code")), _shown(error.get("message") or error.get("detail") or "")
+        said, field = _shown(error.get("message") or error.get("detail") or ""), error.get("param")
+        return str(error.get("code")), f"{said} ({field!r})" if field and str(field) not in said else said
     return "", _shown(error or "")
 
 

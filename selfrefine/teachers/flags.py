@@ -52,7 +52,8 @@ def server_settings(args: argparse.Namespace) -> dict:
     if not usable:
         raise UserError(f"--server {args.server}: give an address such as http://localhost:8000/v1.")
     if address.username or address.password or address.query:
-        raise UserError("--server: give the address alone; a key is read from OPENAI_API_KEY.")
+        azure = " (Azure's is https://NAME.openai.azure.com/openai/v1)" if "api-version" in address.query else ""
+        raise UserError(f"--server: give the base URL alone{azure}; a key is read from OPENAI_API_KEY.")
     return {
         "url": args.server,
         "concurrency": args.concurrency,

@@ -175,11 +175,12 @@ def _given_up(talk: _Talk, key: Key, reason: str) -> Refusal:
 
 def _learn(talk: _Talk, said: str, body: dict) -> bool:
     """Whether what was refused is a field that can be called otherwise or left out; from now on it is."""
-    if "max_tokens" in body and "max_completion_tokens" in said:
+    if "max_tokens" in body and re.search(r"max_completion_tokens\W+instead|nsupported param\w+\W+max_tokens", said):
         talk.refused.add("max_tokens")  # OpenAI's newer models
         return True
+    asked = body["messages"][0]["content"]  # which may be what the server quotes
     for name, means in _OPTIONAL.items():
-        if name in body and re.search(rf"\b{name}\b", said):
+        if name in body and re.search(rf"['\"`]{name}\b" if name in asked else rf"\b{name}\b", said):
             if name not in talk.refused:
                 tqdm.write(f"the server takes no {name}: {means}", file=sys.stderr)
             talk.refused.add(name)
