@@ -56,7 +56,7 @@ _AFTERWORD = re.compile(r"\s*(?:\(?Note\b|Please note|I hope|Hope this|Let me kn
 _REFUSED = re.compile(r"(?i)\banswer is(?: not|n't)\b(?!.*\bbut\b)")
 # where a model stops answering and goes on to invent the next exercise, or its end-of-turn marks
 _NEXT = re.compile(r"""(?x)\n\s*(?:\*\*|\#+\s*)?(?:Question|Q|Instruction|Human|User|Problem)\s*:
-    | \n\s*(?:Choose\ the\ answer\ to\ the\ question\ only\ from|Answer\ the\ following\ mathematical\ question)
+    | \n\s*(?:Choose\ the\ answer\ to\ the\ question\ only\ from|Answer\ the\ following\ (?:mathematical\ )?question)
     | </?s> | <EOS | <\|[\w\ ]+\|> | <end_of_turn> | \[/?INST\]""")
 # "Great, let's solve this!", after which the question itself is repeated
 _RESTATES = re.compile(r"""(?isx)\s*(?:sure|great|ok(?:ay)?|of\ course|certainly|let|here|hello|topic|context)\b
