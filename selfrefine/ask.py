@@ -12,6 +12,7 @@ def main() -> None:
     """The command."""
     args = _parse()
 
+    from selfrefine import fast
     from selfrefine.model.adapter import load_adapter, read_settings
     from selfrefine.model.encoding import decode, encode_prompt, end_ids, uses_chat_template
     from selfrefine.model.student import find, fingerprint, load_student, load_tokenizer
@@ -28,6 +29,7 @@ def main() -> None:
         student = load_student(folder, device, dtype)
         if adapter:
             load_adapter(student, adapter, student_id)
+        fast.speed_up(student)
         forms = {form: prompt(question, cot=form == "x̂") for form in ("x", "x̂")}
         answers = sample(
             student,

@@ -17,34 +17,29 @@ from collections.abc import Sequence as Listed
 from itertools import groupby
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfrefine.fast.head import TokenLogProbs
 from selfrefine.model.student import Student, additive
 from selfrefine.training.batches import Pair, Sequence
 
 
-def response_log_probs(student: Student, sequences: Listed[Sequence]) -> Tensor:
-    """(R,) float32: log π_θ(y | x) of each sequence's response. Neighbours that hold one prompt (the same list, not two
-    of the same ids: a row is never wider than its pair) are branches of one row."""
-    same = [list(group) for _, group in groupby(sequences, key=lambda s: id(s.prompt))]
-    rows = [(group[0].prompt, [s.response for s in group]) for group in same]
+def laid_out(rows: Listed[tuple[list[int], list[list[int]]]], student: nn.Module):
+    """Rows of a prompt and what follows it, laid out as above: ids and positions (B, T) int64; the mask that is added
+    to attention's scores, (B, 1, T, T), or None without a second branch; and the columns where a row's branches begin."""
     width = max(len(prompt) + sum(map(len, responses)) for prompt, responses in rows)
-    ids, positions, branches = [], [], []  # (B, T): 0 in branches is the prompt, n its nth response, −1 padding
-    places, columns, targets, lengths = [], [], [], []  # of each response token: its row, the column that predicts it
-    for row, (prompt, responses) in enumerate(rows):
+    ids, positions, branches, starts = [], [], [], []  # in branches 0 is the prompt, n its nth response, −1 padding
+    for prompt, responses in rows:
         begin = len(prompt)
         ids.append([*prompt])
         positions.append([*range(begin)])
         branches.append([0] * begin)
+        starts.append([])
         for branch, response in enumerate(responses, start=1):
-            columns += [begin - 1, *range(len(ids[-1]), len(ids[-1]) + len(response) - 1)][: len(response)]
+            starts[-1].append(len(ids[-1]))
             ids[-1] += response
             positions[-1] += range(begin, begin + len(response))
             branches[-1] += [branch] * len(response)
-            targets += response
-            places += [row] * len(response)
-            lengths.append(len(response))
         padding = width - len(ids[-1])
         ids[-1] += [0] * padding
         # no jump after one response, which transformers would take for packed rows; a pair may be beyond the context
@@ -52,13 +47,28 @@ def response_log_probs(student: Student, sequences: Listed[Sequence]) -> Tensor:
         branches[-1] += [-1] * padding
 
     mask = None  # right padding needs none: under causal attention no real token sees what comes after it
-    if len(rows) < len(sequences):
+    if any(len(responses) > 1 for _, responses in rows):
         branch = torch.tensor(branches)
         visible = ((branch[:, :, None] == branch[:, None, :]) | (branch == 0)[:, None, :]).tril()  # (B, T, T) bool
         mask = additive(visible[:, None].to(student.device), student.dtype)
-    where = [torch.tensor(values).to(student.device, non_blocking=True) for values in (ids, positions)]
+    return *(torch.tensor(values).to(student.device, non_blocking=True) for values in (ids, positions)), mask, starts
+
+
+def response_log_probs(student: Student, sequences: Listed[Sequence]) -> Tensor:
+    """(R,) float32: log π_θ(y | x) of each sequence's response. Neighbours that hold one prompt (the same list, not two
+    of the same ids: a row is never wider than its pair) are branches of one row."""
+    same = [list(group) for _, group in groupby(sequences, key=lambda s: id(s.prompt))]
+    rows = [(group[0].prompt, [s.response for s in group]) for group in same]
+    ids, positions, mask, starts = laid_out(rows, student)
+    places, columns, targets, lengths = [], [], [], []  # of each response token: its row, the column that predicts it
+    for row, (prompt, responses) in enumerate(rows):
+        for response, start in zip(responses, starts[row], strict=True):
+            columns += [len(prompt) - 1, *range(start, start + len(response) - 1)][: len(response)]
+            targets += response
+            places += [row] * len(response)
+            lengths.append(len(response))
     hidden = student.base_model(
-        input_ids=where[0], position_ids=where[1], attention_mask=mask, use_cache=False
+        input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False
     ).last_hidden_state  # (B, T, H), compute dtype
     places, columns, targets, lengths = (
         torch.tensor(values).to(student.device, non_blocking=True) for values in (places, columns, targets, lengths)
