@@ -80,7 +80,7 @@ def test_killed_at_random_moments(student_folder, demonstrations, instructed, tm
 
 
 def test_killed_while_sampling(student_folder, demonstrations, instructed, tmp_path):
-    """In bfloat16, whose bits depend on the rows of a batch, 8 windows of two rows: kill -9 after some answers, then
+    """In bfloat16, whose bits depend on the rows of a batch, in windows of 16 answers: kill -9 after some, then
     --resume: the answers, in whatever order, are a straight run's, and none is there twice."""
     answers = []
     for name, kill in (("straight", False), ("killed", True)):

@@ -26,7 +26,7 @@ from selfrefine.training.batches import Pair, Sequence
 
 def laid_out(rows: Listed[tuple[list[int], list[list[int]]]], student: nn.Module):
     """Rows of a prompt and what follows it, laid out as above: ids and positions (B, T) int64; the mask that is added
-    to attention's scores, (B, 1, T, T), or None without a second branch; and the columns where a row's branches begin."""
+    to attention's scores, (B, 1, T, T), or None without a second branch; the columns where branches begin."""
     width = max(len(prompt) + sum(map(len, responses)) for prompt, responses in rows)
     ids, positions, branches, starts = [], [], [], []  # in branches 0 is the prompt, n its nth response, −1 padding
     for prompt, responses in rows:
