@@ -12,7 +12,8 @@ if __name__ == "__main__":
 
 import argparse
 import math
-from collections.abc import Sequence as Listed
+from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from selfrefine.records import Preference, read_preferences, write_records
 from selfrefine.runs import Run
 from selfrefine.sampling import told, truncation
 from selfrefine.training import log_probs as plain
-from selfrefine.training.batches import Pair, micro_batches, step_indices, steps_per_epoch
+from selfrefine.training.batches import SEED_STRIDE, Pair, micro_batches, step_indices, steps_per_epoch
 from selfrefine.training.checkpoint import Progress, restore, save_checkpoint
 from selfrefine.training.examples import kept_demonstrations, pairs_of, split
 from selfrefine.training.losses import dpo_loss, dpo_margin
@@ -46,33 +47,34 @@ def main() -> None:
 
     # What there is to learn from: pairs, or demonstrations whose questions the student will answer
     if args.preferences:
-        demonstrations, questions = [], read_preferences(args.preferences)
-        most, files = len(questions), [args.preferences]
+        kept = read_preferences(args.preferences)
+        at_most, files = len(kept), [args.preferences]
     else:
         args.top_k, args.top_p = truncation(setup.folder, args.top_k, args.top_p)
         print(f"y and ŷ are drawn at {told(args.temperature, args.top_k, args.top_p)}")
-        read, questions = kept_demonstrations(args)
-        demonstrations = explained(questions, read) if args.preferred == "cot" else questions
+        everything, kept = kept_demonstrations(args)
+        demonstrations = explained(kept, everything) if args.preferred == "cot" else kept
         if not demonstrations:
             raise UserError("no demonstration has a right answer: look at the teacher's, or add --keep all.")
-        most, files = len(questions_of(demonstrations)) * args.answers_per_prompt, args.demonstrations
+        at_most, files = len(questions_of(demonstrations)) * args.answers_per_prompt, args.demonstrations
 
     # The plan
-    print(setup.describe(planned_rates(args, most), most))
+    print(setup.describe(planned_rates(args, at_most), at_most))
     if args.dry_run:
         return
     with Run(args.output, run_settings(setup, files), resume=args.resume, disk=setup.disk) as run:
         # π_inst: the student as phase 1 left it
         student, adapter = load(setup, run.settings["student_id"])
-        if not args.plain:
-            fast.speed_up(student)  # the same numbers, sooner: selfrefine/fast/, an idea a file
+        formula = plain if args.plain else fast  # a module: `pair_log_probs` and `width`
+        if formula is fast:
+            fast.speed_up(student)  # the same formulas, sooner: selfrefine/fast/, an idea a file
 
         # The pairs (x̂, y_w, y_l), as token ids; a share of the questions is held out, phase 1's too at the same flags
-        records = questions if args.preferences else refine(setup, run, student, demonstrations)
-        train, validation = split(records, pairs_of, setup, among=questions)
+        records = kept if args.preferences else refine(setup, run, student, demonstrations)
+        train, validation = split(records, pairs_of, setup, among=kept)
         if not train:
             raise UserError("there is no pair to train on: the student answers x and x̂ alike, or no answer was right.")
-        optimize(setup, run, student, adapter, train, validation)
+        optimize(setup, run, formula, student, adapter, train, validation)
 
 
 def planned_rates(args: argparse.Namespace, count: int) -> list[float]:
@@ -113,14 +115,14 @@ def refine(setup: Setup, run: Run, student: Student, demonstrations: list) -> li
 
 
 def compare(
-    formula, student: Student, pairs: list[Pair], reference: Reference, micro: list[int], beta: float
+    formula: ModuleType, student: Student, pairs: list[Pair], reference: Reference, micro: list[int], beta: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """L_DPO of each pair of a micro-batch, Eqs. 1 to 3, (P,) float32; and by name what it is made of, to be logged."""
     chosen, rejected = formula.pair_log_probs(student, [pairs[index] for index in micro])  # log π_θ(y | x̂)
     reference_chosen, reference_rejected = reference.chosen[micro], reference.rejected[micro]  # log π_inst(y | x̂)
     margin = dpo_margin(chosen, rejected, reference_chosen, reference_rejected, beta)  # Eq. 2
     losses = dpo_loss(margin)  # Eqs. 1 and 3
-    told = {
+    parts = {
         "loss": losses,
         "margin": margin,
         "accuracy": (margin > 0).float(),
@@ -129,24 +131,26 @@ def compare(
         "chosen_change": chosen - reference_chosen,
         "rejected_change": rejected - reference_rejected,
     }
-    return losses, {name: values.detach() for name, values in told.items()}
+    return losses, {name: values.detach() for name, values in parts.items()}
 
 
-def optimize(setup: Setup, run: Run, student: Student, adapter: AdapterSettings, train: list, validation: list) -> None:
+def optimize(
+    setup: Setup, run: Run, formula: ModuleType, student: Student, adapter: AdapterSettings, train: list, held: list
+) -> None:
     """DPO on the pairs of `train` from π_inst, which the student is now; the adapter of the lowest loss on
-    `validation` is kept."""
-    args, formula = setup.args, plain if setup.args.plain else fast
-    pairs, rates = [*train, *validation], planned_rates(args, len(train))
+    `held` is kept, without any the last."""
+    args, rates = setup.args, planned_rates(setup.args, len(train))
+    pairs = [*train, *held]  # an index below len(train) is a pair to train on
     widths, steps = [formula.width(pair) for pair in pairs], len(rates)
     validate_every = args.validate_every or max(1, steps // 10)
 
     def indices_of(step: int) -> list[int]:
         return step_indices(len(train), args.batch_size, args.seed, step)
 
-    def parted(indices: Listed[int]) -> list[list[int]]:
+    def parted(indices: Sequence[int]) -> list[list[int]]:
         return micro_batches(indices, widths, args.micro_batch_tokens)
 
-    # log π_inst(y_w|x̂) and log π_inst(y_l|x̂), once, in the micro-batches of the first epoch
+    # log π_inst(y_w|x̂) and log π_inst(y_l|x̂), each once: in the micro-batches of the first epoch, which has every pair
     first_epoch = range(min(steps, steps_per_epoch(len(train), args.batch_size)))
     held_out = parted(range(len(train), len(pairs)))
     reference = reference_log_probs(
@@ -159,25 +163,26 @@ def optimize(setup: Setup, run: Run, student: Student, adapter: AdapterSettings,
     )
     parameters = lora_parameters(student)
     optimizer = torch.optim.AdamW(parameters.values(), lr=args.learning_rate, weight_decay=0.0)
+    # only now the weights of a run that goes on: up to here the student was π_inst
     progress = restore(args.output, parameters, optimizer) if args.resume else Progress()
-    metrics, last = Metrics(args.output, progress.step), None
+    metrics, latest = Metrics(args.output, progress.step), None
     if progress.step == 0:
-        metrics.write(step=0, reference_seconds=reference.seconds, pairs=len(train), validation_pairs=len(validation))
+        metrics.write(step=0, reference_seconds=reference.seconds, pairs=len(train), validation_pairs=len(held))
 
     # The loop: one optimizer step a turn, its gradient summed over micro-batches of whole pairs
     for step in tqdm(range(progress.step, steps), initial=progress.step, total=steps, desc="self-refine"):
-        torch.manual_seed(args.seed * 1_000_003 + step)  # dropout is a function of the step: nothing to save
+        torch.manual_seed(args.seed * SEED_STRIDE + step)  # dropout is a function of the step: nothing to save
         student.train()
-        indices, told = indices_of(step), []
+        indices, seen = indices_of(step), []
         for micro in parted(indices):
             losses, parts = compare(formula, student, pairs, reference, micro, args.beta)
             (losses.sum() / len(indices)).backward()  # the mean over the step's pairs, Eq. 1's expectation
-            told.append(parts)
+            seen.append(parts)
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters.values(), args.max_grad_norm).item()
-        last = means(told)
-        require_finite(last["loss"], grad_norm, [pairs[index].id for index in indices])
+        latest = means(seen)
+        require_finite(latest["loss"], grad_norm, [pairs[index].id for index in indices])
         if step == 0 and args.lora_dropout == 0:
-            require_start(last["loss"], last["margin"], setup.dtype)  # π_θ = π_inst: ln 2 and 0
+            require_start(latest["loss"], latest["margin"], setup.dtype)  # π_θ = π_inst: ln 2 and 0
         for group in optimizer.param_groups:
             group["lr"] = rates[step]
         optimizer.step()
@@ -185,25 +190,26 @@ def optimize(setup: Setup, run: Run, student: Student, adapter: AdapterSettings,
 
         # What is logged, validated and kept
         progress.step = step + 1
+        # the prompt with each side, as the formula reads
         tokens = sum(2 * len(pairs[i].prompt) + len(pairs[i].chosen) + len(pairs[i].rejected) for i in indices)
-        metrics.write(step=progress.step, **last, grad_norm=grad_norm, learning_rate=rates[step], tokens=tokens)
-        if validation and (progress.step % validate_every == 0 or progress.step == steps):
+        metrics.write(step=progress.step, **latest, grad_norm=grad_norm, learning_rate=rates[step], tokens=tokens)
+        if held and (progress.step % validate_every == 0 or progress.step == steps):
             student.eval()
             with torch.no_grad():
-                last = means([compare(formula, student, pairs, reference, micro, args.beta)[1] for micro in held_out])
-            metrics.write(step=progress.step, **{f"validation_{name}": value for name, value in last.items()})
-            if progress.improves(last["loss"]):
+                latest = means([compare(formula, student, pairs, reference, micro, args.beta)[1] for micro in held_out])
+            metrics.write(step=progress.step, **{f"validation_{name}": value for name, value in latest.items()})
+            if progress.improves(latest["loss"]):
                 save_adapter(student, args.output, adapter)
         due = progress.step % args.save_every == 0 and progress.step < steps
         run.checkpoint(lambda: save_checkpoint(args.output, parameters, optimizer, progress), due=due)
 
     save_adapter(student, args.output / "last", adapter)
-    if not validation:
+    if not held:
         save_adapter(student, args.output, adapter)
     save_checkpoint(args.output, parameters, optimizer, progress)
     print(metrics.summary(progress))
-    if last:
-        print(displacement(last))  # of the validation pairs, or without any of the last step's
+    if latest:
+        print(displacement(latest))  # of the validation pairs, or without any of the last step's
     print(f"the self-refined adapter is in {args.output}; next: python evaluate.py --adapter {args.output} ...")
 
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Phase 1, instruction-tuning (§2.1, App. A): tune the student on a teacher's demonstrations (i, q, â) by QLoRA,
+"""Phase 1, instruction-tuning (§2.1, App. A): tune the student on a teacher's demonstrations (i, q, â), q with the
+trigger as in Table 6, by QLoRA,
 
     L_inst(θ) = −E[ Σ_t log π_θ(w_t | s_t, i) ],
 
@@ -22,9 +23,9 @@ from selfrefine.model.adapter import save_adapter
 from selfrefine.model.lora import lora_parameters
 from selfrefine.runs import Run
 from selfrefine.training import log_probs as plain
-from selfrefine.training.batches import micro_batches, step_indices, steps_per_epoch
+from selfrefine.training.batches import SEED_STRIDE, micro_batches, step_indices, steps_per_epoch
 from selfrefine.training.checkpoint import Progress, restore, save_checkpoint
-from selfrefine.training.examples import kept_demonstrations, sequences_of, split
+from selfrefine.training.examples import examples_of, kept_demonstrations, split
 from selfrefine.training.losses import instruction_loss
 from selfrefine.training.progress import Metrics, require_finite
 from selfrefine.training.schedule import cosine
@@ -37,7 +38,7 @@ def main() -> None:
 
     # The demonstrations (i, q, â), as token ids
     read, kept = kept_demonstrations(args)
-    train, validation = split(kept, sequences_of, setup)
+    train, validation = split(kept, examples_of, setup)
     print(
         f"{len(read)} demonstrations, {len(kept)} kept (--keep {args.keep}): "
         f"{len(train)} to train on, {len(validation)} to validate on"
@@ -56,19 +57,20 @@ def main() -> None:
 
 
 def tune(setup: Setup, run: Run, train: list, validation: list, rates: list[float]) -> None:
-    """The loop: an optimizer step for each learning rate, on `train`; the adapter of the lowest loss is kept."""
+    """The loop: an optimizer step for each learning rate, on `train`. The adapter of the lowest loss on `validation` is
+    kept, without any the last."""
     args, steps = setup.args, len(rates)
     student, adapter = load(setup, run.settings["student_id"])
-    if not args.plain:
-        fast.speed_up(student)  # the same numbers, sooner: selfrefine/fast/, an idea a file
-    formula = plain if args.plain else fast
+    formula = plain if args.plain else fast  # a module: `response_log_probs` and `width`
+    if formula is fast:
+        fast.speed_up(student)  # the same formulas, sooner: selfrefine/fast/, an idea a file
 
     parameters = lora_parameters(student)
     optimizer = torch.optim.AdamW(parameters.values(), lr=args.learning_rate, weight_decay=args.weight_decay)
     progress = restore(args.output, parameters, optimizer) if args.resume else Progress()
     metrics = Metrics(args.output, progress.step)
     validate_every = args.validate_every or max(1, steps // 10)
-    widths, validation_widths = ([formula.width(sequence) for sequence in some] for some in (train, validation))
+    widths, validation_widths = ([formula.width(example) for example in some] for some in (train, validation))
 
     def validation_loss() -> float:
         """−Σ log π_θ / response tokens over the validation questions, without dropout."""
@@ -78,11 +80,11 @@ def tune(setup: Setup, run: Run, train: list, validation: list, rates: list[floa
             for micro in held_out:
                 log_probs = formula.response_log_probs(student, [validation[index] for index in micro])
                 total += instruction_loss(log_probs).item()
-        return total / sum(len(sequence.response) for sequence in validation)
+        return total / sum(len(example.response) for example in validation)
 
     # One optimizer step a turn, its gradient summed over micro-batches
     for step in tqdm(range(progress.step, steps), initial=progress.step, total=steps, desc="instruction-tuning"):
-        torch.manual_seed(args.seed * 1_000_003 + step)  # dropout is a function of the step: nothing to save
+        torch.manual_seed(args.seed * SEED_STRIDE + step)  # dropout is a function of the step: nothing to save
         student.train()
         indices = step_indices(len(train), args.batch_size, args.seed, step)
         response_tokens = sum(len(train[index].response) for index in indices)

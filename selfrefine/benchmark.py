@@ -62,9 +62,10 @@ def main() -> None:
 
     from selfrefine import fast
     from selfrefine.model.lora import NF4Linear, add_lora, lora_parameters
+    from selfrefine.training.plan import micro_batch_tokens
 
     device, dtype = command.machine(args)
-    args.micro_batch_tokens = args.micro_batch_tokens or command.micro_batch_tokens(device)
+    args.micro_batch_tokens = args.micro_batch_tokens or micro_batch_tokens(device)
     student, tokenizer = _student(args, device, dtype)
     add_lora(student, rank=args.lora_rank, alpha=16, dropout=0.0, seed=args.seed, targets=args.lora_targets)
     if not args.plain:
@@ -166,7 +167,7 @@ def _training(args: argparse.Namespace, student, linear: int, lora: int, head: i
     from selfrefine import fast
     from selfrefine.model.lora import lora_parameters
     from selfrefine.training import log_probs as plain
-    from selfrefine.training.batches import Pair, Sequence, micro_batches
+    from selfrefine.training.batches import Example, Pair, micro_batches
     from selfrefine.training.losses import dpo_loss, dpo_margin, instruction_loss
 
     draw = random.Random(args.seed)
@@ -176,7 +177,7 @@ def _training(args: argparse.Namespace, student, linear: int, lora: int, head: i
         return [draw.randrange(3, student.config.vocab_size) for _ in range(count)]
 
     if args.phase == "it":
-        rows = [Sequence(ids(PROMPT), ids(RATIONALE)) for _ in range(args.rows)]
+        rows = [Example(ids(PROMPT), ids(RATIONALE)) for _ in range(args.rows)]
     else:
         rows = [Pair(ids(PROMPT), ids(RATIONALE), ids(ANSWER)) for _ in range(args.rows)]
     formula = plain if args.plain else fast

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from selfrefine.errors import RunError, UserError
-from selfrefine.model import DATE, LINEARS
+from selfrefine.model import DATE
 from selfrefine.pocket import STUDENT
 
 try:
@@ -20,6 +20,8 @@ except ImportError:
     sys.exit(2)
 
 DTYPES = ("auto", "bfloat16", "float32")
+_MENDABLE = "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS EISDIR ENOTDIR EEXIST ENAMETOOLONG"
+MENDABLE = {getattr(errno, name) for name in _MENDABLE.split()}  # what a user can do something about
 
 
 class Parser(argparse.ArgumentParser):
@@ -114,76 +116,6 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_training_flags(parser: Parser, *, lora_dropout: float, batch_size: str) -> None:
-    """What both phases take: output, data kept, batch (`batch_size`: the default's source), LoRA, memory, saving,
-    machine."""
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="the run folder, adapter at its root")
-    parser.add_argument(
-        "--keep",
-        choices=("correct", "all"),
-        default="correct",
-        help="demonstrations to use: those whose answer is right, or all",
-    )
-    parser.add_argument(
-        "--fraction",
-        type=proportion,
-        help="C.1: use this share of 3000 of the kept demonstrations (default: all of them)",
-    )
-    parser.add_argument("--batch-size", type=positive, default=128, help=f"rows per optimizer step, {batch_size}")
-    parser.add_argument(
-        "--max-grad-norm", type=above_zero, default=1.0, help="gradients are clipped to it; transformers' default"
-    )
-    parser.add_argument(
-        "--validate-every",
-        type=positive,
-        metavar="STEPS",
-        help="steps between validations (default: a tenth of the run)",
-    )
-    parser.add_argument(
-        "--max-dropped",
-        type=share,
-        default=0.01,
-        help="stop where a greater share of the rows cannot be used",
-    )
-    add_chat_template_flag(parser)
-    lora = parser.add_argument_group("LoRA (unsaid in the paper: the cited QLoRA's)")
-    lora.add_argument("--lora-rank", type=positive, default=64, help="r")
-    lora.add_argument("--lora-alpha", type=positive, default=16, help="α: the adapters count α / r")
-    lora.add_argument("--lora-dropout", type=share, default=lora_dropout, help="on the adapters' input")
-    lora.add_argument(
-        "--lora-targets",
-        nargs="+",
-        choices=LINEARS,
-        default=list(LINEARS),
-        metavar="LAYER",
-        help="the blocks' layers that get an adapter; PEFT's default for Llama, and the authors' code: q_proj v_proj",
-    )
-    memory = parser.add_argument_group(
-        "speed and memory: none of these changes the result, but for rounding and which masks dropout draws"
-    )
-    memory.add_argument(
-        "--micro-batch-tokens",
-        type=positive,
-        help="tokens, padding included, that go through at a time (default: 2048 on a GPU, 1024 on a CPU)",
-    )
-    memory.add_argument(
-        "--gradient-checkpointing",
-        action="store_true",
-        help="recompute activations in the backward: slower, smaller",
-    )
-    add_plain_flag(memory)
-    memory.add_argument(
-        "--dequantize-once",
-        action=argparse.BooleanOptionalAction,
-        help="hold the 4-bit weights in 16 or 32 bits too: faster, larger (default: on a CPU with memory to spare)",
-    )
-    saving = parser.add_argument_group("saving")
-    saving.add_argument("--save-every", type=positive, default=50, metavar="STEPS", help="steps between checkpoints")
-    saving.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
-    saving.add_argument("--dry-run", action="store_true", help="print the plan and stop before any weight is loaded")
-    add_machine_flags(parser)
-
-
 def machine(args: argparse.Namespace):
     """(torch.device, torch.dtype) that --device and --dtype stand for."""
     import torch
@@ -204,39 +136,26 @@ def machine(args: argparse.Namespace):
     return device, torch.bfloat16 if fast else torch.float32
 
 
-def micro_batch_tokens(device) -> int:
-    """--micro-batch-tokens where it is not given: a GPU wants long products, a CPU's cache short ones."""
-    return 2048 if device.type == "cuda" else 1024
+def _number(kind: type, fits: Callable, what: str) -> Callable[[str], float]:
+    """An argparse type: numbers that fit."""
+
+    def parse(text: str) -> float:
+        try:
+            if fits(value := kind(text)):
+                return value
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+
+    return parse
 
 
-def natural(text: str) -> int:
-    """argparse type: an integer from 0 to below 2³², a seed too."""
-    return _number(text, int, lambda value: 0 <= value < 2**32, "a whole number of at least 0 and below 2^32")
-
-
-def positive(text: str) -> int:
-    """argparse type: an integer from 1 to below 2³²."""
-    return _number(text, int, lambda value: 1 <= value < 2**32, "a whole number of at least 1 and below 2^32")
-
-
-def rate(text: str) -> float:
-    """argparse type: a number from 0 to 10³⁰, which float32 can still work with."""
-    return _number(text, float, lambda value: 0 <= value <= 1e30, "a number from 0 to 1e30")
-
-
-def above_zero(text: str) -> float:
-    """argparse type: a number above 0 and up to 10³⁰."""
-    return _number(text, float, lambda value: 0 < value <= 1e30, "a number above 0 and up to 1e30")
-
-
-def share(text: str) -> float:
-    """argparse type: a number from 0 to below 1."""
-    return _number(text, float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
-
-
-def proportion(text: str) -> float:
-    """argparse type: a number above 0 and up to 1."""
-    return _number(text, float, lambda value: 0 < value <= 1, "a number above 0 and up to 1")
+natural = _number(int, lambda value: 0 <= value < 2**32, "a whole number of at least 0 and below 2^32")  # seeds too
+positive = _number(int, lambda value: 1 <= value < 2**32, "a whole number of at least 1 and below 2^32")
+rate = _number(float, lambda value: 0 <= value <= 1e30, "a number from 0 to 1e30")  # float32 can still work with it
+above_zero = _number(float, lambda value: 0 < value <= 1e30, "a number above 0 and up to 1e30")
+share = _number(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
+proportion = _number(float, lambda value: 0 < value <= 1, "a number above 0 and up to 1")
 
 
 def fields(text: str) -> dict:
@@ -258,16 +177,6 @@ def file(text: str) -> Path:
     return path
 
 
-def _number(text: str, kind: type, fits: Callable, what: str):
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not fits(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-    return value
-
-
 def run(main: Callable[[], None]) -> NoReturn:
     """Run a command. Exit codes: 0; 2 bad usage or input; 1 a failed run; 130 or 143 stopped by a signal."""
     for stream in (sys.stdout, sys.stderr):
@@ -279,18 +188,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     except RunError as error:
         sys.exit(_say(error, 1))
     except OSError as error:
-        if error.errno not in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EFBIG,
-            errno.EACCES,
-            errno.EPERM,
-            errno.EROFS,
-            errno.EISDIR,
-            errno.ENOTDIR,
-            errno.EEXIST,
-            errno.ENAMETOOLONG,
-        ):
+        if error.errno not in MENDABLE:
             raise
         sys.exit(_say(f"{error.filename or 'the output'}: {error.strerror}; nothing written before is lost.", 1))
     except UnicodeEncodeError as error:

@@ -12,13 +12,14 @@ from selfrefine.command import (
     add_plain_flag,
     add_sampling_flags,
     add_student_flag,
-    add_training_flags,
     file,
     natural,
     positive,
+    proportion,
     rate,
     share,
 )
+from selfrefine.model import LINEARS
 
 
 def phase_1(doc: str) -> argparse.Namespace:
@@ -37,7 +38,7 @@ def phase_1(doc: str) -> argparse.Namespace:
         default=0.0,
         help="share of questions to validate on; 0: the paper keeps the last epoch",
     )
-    add_training_flags(parser, lora_dropout=0.1, batch_size="Alpaca's (Taori et al.); §3.2.1 gives it for DPO only")
+    _add_training_flags(parser, lora_dropout=0.1, batch_size="Alpaca's (Taori et al.); §3.2.1 gives it for DPO only")
     return parser.parse_args()
 
 
@@ -71,7 +72,7 @@ def phase_2(doc: str) -> argparse.Namespace:
     parser.add_argument("--sampling-batch-size", type=positive, default=32, help="answers sampled at a time")
     parser.add_argument("--beta", type=above_zero, default=0.1, help="β of Eq. 2, §3.2.1")
     parser.add_argument("--learning-rate", type=above_zero, default=1e-6, help="peak, §3.2.1")
-    parser.add_argument("--warmup-steps", type=natural, default=100, help="from 0 to the peak, §3.2.1")
+    parser.add_argument("--warmup-steps", type=natural, default=100, help="in equal parts to the peak, §3.2.1")
     parser.add_argument(
         "--schedule",
         choices=("linear", "constant"),
@@ -94,7 +95,7 @@ def phase_2(doc: str) -> argparse.Namespace:
         default=0.1,
         help="share of questions that this phase holds out; lowest loss is kept, §3.2.1",
     )
-    add_training_flags(parser, lora_dropout=0.0, batch_size="§3.2.1")
+    _add_training_flags(parser, lora_dropout=0.0, batch_size="§3.2.1")
     args = parser.parse_args()
     if args.preferences and args.fraction:
         parser.error("--fraction is of --demonstrations: leave it out, or leave pairs out of the file")
@@ -136,3 +137,73 @@ def evaluation(doc: str) -> argparse.Namespace:
     add_plain_flag(parser)
     add_machine_flags(parser)
     return parser.parse_args()
+
+
+def _add_training_flags(parser: Parser, *, lora_dropout: float, batch_size: str) -> None:
+    """What both phases take: output, data kept, batch (`batch_size`: the default's source), LoRA, memory, saving,
+    machine."""
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="the run folder, adapter at its root")
+    parser.add_argument(
+        "--keep",
+        choices=("correct", "all"),
+        default="correct",
+        help="demonstrations to use: those whose answer is right, or all",
+    )
+    parser.add_argument(
+        "--fraction",
+        type=proportion,
+        help="C.1: use this share of 3000 of the kept demonstrations (default: all of them)",
+    )
+    parser.add_argument("--batch-size", type=positive, default=128, help=f"rows per optimizer step, {batch_size}")
+    parser.add_argument(
+        "--max-grad-norm", type=above_zero, default=1.0, help="gradients are clipped to it; transformers' default"
+    )
+    parser.add_argument(
+        "--validate-every",
+        type=positive,
+        metavar="STEPS",
+        help="steps between validations (default: a tenth of the run)",
+    )
+    parser.add_argument(
+        "--max-dropped",
+        type=share,
+        default=0.01,
+        help="stop where a greater share of the rows cannot be used",
+    )
+    add_chat_template_flag(parser)
+    lora = parser.add_argument_group("LoRA (unsaid in the paper: the cited QLoRA's)")
+    lora.add_argument("--lora-rank", type=positive, default=64, help="r")
+    lora.add_argument("--lora-alpha", type=positive, default=16, help="α: the adapters count α / r")
+    lora.add_argument("--lora-dropout", type=share, default=lora_dropout, help="on the adapters' input")
+    lora.add_argument(
+        "--lora-targets",
+        nargs="+",
+        choices=LINEARS,
+        default=list(LINEARS),
+        metavar="LAYER",
+        help="the blocks' layers that get an adapter; PEFT's default for Llama, and the authors' code: q_proj v_proj",
+    )
+    memory = parser.add_argument_group(
+        "speed and memory: none of these changes the result, but for rounding and which masks dropout draws"
+    )
+    memory.add_argument(
+        "--micro-batch-tokens",
+        type=positive,
+        help="tokens, padding included, that go through at a time (default: 2048 on a GPU, 1024 on a CPU)",
+    )
+    memory.add_argument(
+        "--gradient-checkpointing",
+        action="store_true",
+        help="recompute activations in the backward: slower, smaller",
+    )
+    add_plain_flag(memory)
+    memory.add_argument(
+        "--dequantize-once",
+        action=argparse.BooleanOptionalAction,
+        help="hold the 4-bit weights in 16 or 32 bits too: faster, larger (default: on a CPU with memory to spare)",
+    )
+    saving = parser.add_argument_group("saving")
+    saving.add_argument("--save-every", type=positive, default=50, metavar="STEPS", help="steps between checkpoints")
+    saving.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
+    saving.add_argument("--dry-run", action="store_true", help="print the plan and stop before any weight is loaded")
+    add_machine_flags(parser)

@@ -2,7 +2,8 @@
 
 The base is the 4-bit one, dequantised: over its values, errors of quantisation included, the adapter was trained and
 evaluated. The merged weights W + (α/r) B A are computed in float32 and rounded once. What an adapter adds at the
-paper's learning rates is near what 16 bits can hold: the command says how far off it is then.
+paper's learning rates is finer than 16 bits: most weights come out as they were. It is not lost, as the others move by
+more than they should, and the errors have no direction: the command says how much of the change is there.
 """
 
 import argparse
@@ -34,7 +35,7 @@ def main() -> None:
     student = load_student(folder, torch.device("cpu"), torch.float32)
     load_adapter(student, args.adapter, student_id)
 
-    weights, off = merged(student, dtype)
+    weights, left = merged(student, dtype)
     args.output.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():  # the tokenizer in all its files, the chat template, how to generate
         kept = path.suffix in (".json", ".jinja", ".model", ".txt") and not path.name.endswith(".index.json")
@@ -43,34 +44,31 @@ def main() -> None:
     save_torch_state_dict(weights, args.output)
     config.dtype = dtype
     config.save_pretrained(args.output)  # last: without it the folder is no model yet
-    print(
-        f"{args.output}: {len(weights)} tensors in {args.dtype}; rounding is off by {off:.1%} of what the adapter adds"
-    )
+    print(f"{args.output}: {len(weights)} tensors in {args.dtype}, with {left:.1%} of what the adapter adds")
 
 
 @torch.no_grad()
 def merged(student: Student, dtype: torch.dtype) -> tuple[dict[str, Tensor], float]:
-    """Every tensor by the name that the bare model gives it, rounded to `dtype`; and how far rounding is off, beside
-    what the adapter adds: ‖round(W + ΔW) − round(W) − ΔW‖ / ‖ΔW‖ over all adapted layers."""
-    tensors, wrong, added = {}, 0.0, 0.0
+    """Every tensor by the name that the bare model gives it, rounded to `dtype`; and the share of what the adapter
+    adds that is in them: ⟨round(W + ΔW) − round(W), ΔW⟩ / ‖ΔW‖² over all adapted layers."""
+    tensors, along, added = {}, 0.0, 0.0
     layers = {path: layer for path, layer in student.named_modules() if isinstance(layer, LoRALinear | NF4Linear)}
+    layers = {path: layer for path, layer in layers.items() if path.removesuffix(".base") == path}  # an adapter's own
     for path, layer in layers.items():
-        if path.removesuffix(".base") in tensors:
-            continue
         base = layer.base if isinstance(layer, LoRALinear) else layer
         W = base.dequantize().float()  # (out, in)
         whole = W
         if base is not layer:
             delta = layer.scaling * (layer.B @ layer.A)  # (out, in) float32: ΔW = (α/r) B A
             whole = W + delta
-            wrong += (whole.to(dtype).float() - W.to(dtype).float() - delta).square().sum().item()
+            along += ((whole.to(dtype).float() - W.to(dtype).float()) * delta).sum().item()
             added += delta.square().sum().item()
         tensors[f"{path}.weight"] = whole.to(dtype)
         if base.bias is not None:
             tensors[f"{path}.bias"] = base.bias.to(dtype)
     inside = tuple(f"{path}." for path in layers)
     others = {name: p.to(dtype) for name, p in student.named_parameters() if not name.startswith(inside)}
-    return tensors | others, (wrong / added) ** 0.5
+    return tensors | others, along / added
 
 
 def _parse() -> argparse.Namespace:
@@ -82,7 +80,7 @@ def _parse() -> argparse.Namespace:
         "--dtype",
         choices=DTYPES,
         default="float16",
-        help="bfloat16 holds an eighth as fine a change; take it for models whose activations float16 cannot hold",
+        help="bfloat16 is eight times as coarse; take it for models whose activations float16 cannot hold",
     )
     return parser.parse_args()
 

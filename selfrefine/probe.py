@@ -9,7 +9,7 @@ from selfrefine.fast import response_log_probs
 from selfrefine.model.encoding import encode_response
 from selfrefine.model.student import Student, Tokenizer
 from selfrefine.tasks.questions import LETTERS
-from selfrefine.training.batches import Sequence
+from selfrefine.training.batches import Example
 
 READ = 8  # prompts read together, of like lengths
 
@@ -31,7 +31,7 @@ def likeliest_letters(
         read = longest_first[begin : begin + READ]
         if not all(index in done for index in read):  # whole batches: a resumed run has a straight one's bits
             ids = [[encode_response(tokenizer, letter) for letter in LETTERS[: options[index]]] for index in read]
-            letters = [Sequence(prompts[index], one) for index, each in zip(read, ids, strict=True) for one in each]
+            letters = [Example(prompts[index], one) for index, each in zip(read, ids, strict=True) for one in each]
             with torch.inference_mode():
                 log_probs = response_log_probs(student, letters)  # a prompt is computed once for all its letters
             for index, scores in zip(read, log_probs.split([len(each) for each in ids]), strict=True):

@@ -50,14 +50,13 @@ def gather(runs: list[Path], evaluations: dict[Path, tuple[dict, list[dict]]], c
         "rows": rows,
         "printed": [],
         "training": [results.run_of(path, str(path)) for path in runs],
-        "changes": {},
+        "differences": [],
         "questions": {task: list(asked.values()) for task, asked in questions.items()},
-        "control": None,
     }
 
 
 def _cell(number: dict, predictions: list[dict]) -> dict:
-    ours = {"mean": number["mean"], "std": number["std"], "substring": number["substring_mean"]}
+    ours = {name: number[name] for name in ("mean", "std", "item_stderr")} | {"substring": number["substring_mean"]}
     return {"ours": ours, "paper": None, "style": results.style(predictions)}
 
 

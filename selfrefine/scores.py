@@ -86,7 +86,7 @@ def score(predictions: Iterable[dict]) -> dict[str, dict[str, dict]]:
             "cut": percent(not row.get("ended", True) for row in every),
             "substring_mean": percent(row["substring"] for row in every),
             "questions": questions,
-            "item_stderr": math.sqrt(mean * (100 - mean) / questions),
+            "item_stderr": item_stderr(mean, questions),
         }
     return results
 
@@ -95,6 +95,11 @@ def percent(flags: Iterable[bool]) -> float:
     """The share of true ones, in percent."""
     flags = list(flags)
     return 100 * sum(flags) / len(flags)
+
+
+def item_stderr(mean: float, questions: int) -> float:
+    """The standard error, in points, of an accuracy over so many questions: a binomial's."""
+    return math.sqrt(mean * (100 - mean) / questions)
 
 
 def spread(runs: list[float]) -> float | None:

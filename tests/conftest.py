@@ -208,7 +208,7 @@ def lines(output: Path, *, timed: bool = True) -> list[dict]:
 
 
 def examples(make, tokenizer, records, config, *, chat_template, allowed) -> list:
-    """What `sequences_of` or `pairs_of` makes of records."""
+    """What `examples_of` or `pairs_of` makes of records."""
     from types import SimpleNamespace
 
     flags = SimpleNamespace(max_dropped=allowed)

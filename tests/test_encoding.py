@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 from selfrefine.errors import UserError
 from selfrefine.model.encoding import decode, encode_prompt, encode_response, uses_chat_template
 from selfrefine.records import Demonstration, Preference
-from selfrefine.training.examples import pairs_of, sequences_of
+from selfrefine.training.examples import examples_of, pairs_of
 from tests.conftest import examples
 
 PROMPT = "Answer the following mathematical question with numerical solution.\nQuestion: 1+1?\nAnswer:"
@@ -32,7 +32,7 @@ def demonstration(output="2", **changes):
 @pytest.mark.parametrize("response", ["First, 1+1", " a", "42", "(A)", "\n2"])
 def test_pitfall_p1_the_prompt_is_the_one_that_is_sampled_from(each, ending, response):
     row = demonstration(response, input=f"Question: 1+1?{ending}")
-    (sequence,) = examples(sequences_of, each, [row], Config, chat_template=False, allowed=0)
+    (sequence,) = examples(examples_of, each, [row], Config, chat_template=False, allowed=0)
     assert sequence.prompt == encode_prompt(each, f"{row.instruction}\n{row.input}", chat_template=False)
     assert decode(each, sequence.response).strip() == response.strip()
 
@@ -41,7 +41,7 @@ def test_pitfall_p1_the_prompt_is_the_one_that_is_sampled_from(each, ending, res
 def test_pitfall_p3_one_beginning_and_one_end(each, chat_template):
     if chat_template and each.chat_template is None:
         pytest.skip("this tokenizer has no chat template")
-    (sequence,) = examples(sequences_of, each, [demonstration()], Config, chat_template=chat_template, allowed=0)
+    (sequence,) = examples(examples_of, each, [demonstration()], Config, chat_template=chat_template, allowed=0)
     ids = [*sequence.prompt, *sequence.response]
     assert ids.count(each.bos_token_id) == 1 and ids[0] == each.bos_token_id
     assert ids.count(each.eos_token_id) == 1 and ids[-1] == each.eos_token_id
@@ -91,12 +91,12 @@ def test_pairs_of_equal_sides_are_left_out(tokenizer, capsys):
 @pytest.mark.parametrize(("output", "why"), [("", "empty"), ("x" * 5000, "context")])
 def test_pitfall_p2_rows_that_cannot_be_used_are_counted_and_named(tokenizer, capsys, output, why):
     rows = [demonstration(id=str(i)) for i in range(3)] + [demonstration(output, id="bad")]
-    kept = examples(sequences_of, tokenizer, rows, Config, chat_template=False, allowed=0.3)
+    kept = examples(examples_of, tokenizer, rows, Config, chat_template=False, allowed=0.3)
     assert [row.id for row in kept] == ["0", "1", "2"]
     said = capsys.readouterr().out
     assert "1 of 4" in said and "bad" in said and why in said
     with pytest.raises(UserError, match="--max-dropped"):
-        examples(sequences_of, tokenizer, rows, Config, chat_template=False, allowed=0.2)
+        examples(examples_of, tokenizer, rows, Config, chat_template=False, allowed=0.2)
 
 
 def test_ids_beyond_the_vocabulary_are_refused(tokenizer):
@@ -104,11 +104,11 @@ def test_ids_beyond_the_vocabulary_are_refused(tokenizer):
         vocab_size = 5
 
     with pytest.raises(UserError, match="vocabulary"):
-        examples(sequences_of, tokenizer, [demonstration()], Small, chat_template=False, allowed=0)
+        examples(examples_of, tokenizer, [demonstration()], Small, chat_template=False, allowed=0)
 
 
 def test_a_demonstration_that_was_cut_gets_no_end(tokenizer):
     (whole, cut) = examples(
-        sequences_of, tokenizer, [demonstration(), demonstration(ended=False)], Config, chat_template=False, allowed=0
+        examples_of, tokenizer, [demonstration(), demonstration(ended=False)], Config, chat_template=False, allowed=0
     )
     assert whole.response == [*cut.response, tokenizer.eos_token_id]

@@ -259,6 +259,24 @@ def test_the_control_pays_for_self_refine_in_epochs_of_phase_1(tmp_path):
     changed = [(now, then) for now, then in zip(control.words_now, control.words, strict=True) if now != then]
     assert changed == [("6", "8")]
     assert "--epochs 6" in control.line
+    asked = tmp_path / "asked"
+    code = f"import pathlib, sys; pathlib.Path({str(asked)!r}).write_text(sys.argv[2])"
+    with run.Runner() as runner:  # and is what runs
+        assert runner(replace(control, words=("-c", code, "--epochs", "8"))) == 0
+    assert asked.read_text() == "6"
+
+
+def test_a_recipes_seconds_and_environment_are_used(monkeypatch, capsys):
+    steps = commands(plan("table1", POCKET))
+    assert {step.kind: step.hours for step in steps} == {
+        kind: POCKET.recipe.seconds[kind] / 3600 for kind in ("annotate", "train_it", "train_dpo", "evaluate")
+    }
+    assert any(step.hours != 0 for step in commands(plan("table1", PAPER)))
+    monkeypatch.delenv("SELFREFINE_ONE", raising=False)
+    monkeypatch.setenv("SELFREFINE_TWO", "mine")
+    run.prepare({"SELFREFINE_ONE": "1", "SELFREFINE_TWO": "2"})
+    assert (os.environ.pop("SELFREFINE_ONE"), os.environ["SELFREFINE_TWO"]) == ("1", "mine")
+    assert capsys.readouterr().out == "each command runs with SELFREFINE_ONE=1\n"
 
 
 def test_estimates_grow_with_what_they_depend_on():

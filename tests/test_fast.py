@@ -20,7 +20,7 @@ from selfrefine.model.lora import LoRALinear, NF4Linear, add_lora, lora_layers, 
 from selfrefine.model.student import FAMILIES, additive, load_student
 from selfrefine.sampling import sample
 from selfrefine.training import log_probs as plain
-from selfrefine.training.batches import Sequence
+from selfrefine.training.batches import Example
 from tests.conftest import lines, phase_1, phase_2, write_student
 from tests.test_log_probs import assert_same, gradients, pairs_and_sides, sequences
 from tests.test_lora import layer as nf4_layer
@@ -240,7 +240,7 @@ def test_prefix(student, monkeypatch):
     calls, forward = [], student.base_model.forward
     monkeypatch.setattr(student.base_model, "forward", lambda **call: (calls.append(call), forward(**call))[1])
     prompt = [1, 5]
-    rows = [Sequence(prompt, [6, 2]), Sequence(prompt, [2]), Sequence([1, 8, 9, 9], [5, 2])]
+    rows = [Example(prompt, [6, 2]), Example(prompt, [2]), Example([1, 8, 9, 9], [5, 2])]
     got = fast.response_log_probs(student, rows)
     assert calls[0]["input_ids"].tolist() == [[1, 5, 6, 2, 2, 0], [1, 8, 9, 9, 5, 2]]
     assert calls[0]["position_ids"].tolist() == [[0, 1, 2, 3, 2, 0], [0, 1, 2, 3, 4, 5]]

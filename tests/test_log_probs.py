@@ -9,7 +9,7 @@ from selfrefine import fast
 from selfrefine.model.lora import add_lora, lora_parameters
 from selfrefine.model.student import load_student
 from selfrefine.training import log_probs as plain
-from selfrefine.training.batches import Pair, Sequence, collate
+from selfrefine.training.batches import Example, Pair, collate
 from selfrefine.training.losses import instruction_loss
 from tests.conftest import write_student
 
@@ -24,17 +24,17 @@ def formula(request, student):
     return request.param
 
 
-def sequences(*lengths: tuple[int, int], seed: int = 0) -> list[Sequence]:
+def sequences(*lengths: tuple[int, int], seed: int = 0) -> list[Example]:
     """Random token ids: (prompt, response) lengths, each response ended by 2."""
     generator = torch.Generator().manual_seed(seed)
 
     def ids(count: int) -> list[int]:
         return torch.randint(3, 320, (count,), generator=generator).tolist()
 
-    return [Sequence([1, *ids(prompt - 1)], [*ids(response - 1), 2]) for prompt, response in lengths]
+    return [Example([1, *ids(prompt - 1)], [*ids(response - 1), 2]) for prompt, response in lengths]
 
 
-def alone(student, sequence: Sequence) -> torch.Tensor:
+def alone(student, sequence: Example) -> torch.Tensor:
     """(1,): one sequence, no padding, all logits, term by term."""
     log_softmax = student(input_ids=torch.tensor([sequence.prompt + sequence.response])).logits[0].log_softmax(-1)
     first = len(sequence.prompt) - 1
@@ -84,7 +84,7 @@ def test_pitfall_p4_padding_is_never_seen(student, formula, monkeypatch):
 
 def test_the_instruction_mask():
     """What is scored: the response's tokens, never the prompt's nor padding; what is attended: all but padding."""
-    batch = collate([Sequence([1, 5, 6], [7, 2]), Sequence([1], [8, 9, 2])], CPU)
+    batch = collate([Example([1, 5, 6], [7, 2]), Example([1], [8, 9, 2])], CPU)
     assert batch.ids.tolist() == [[1, 5, 6, 7, 2], [1, 8, 9, 2, 0]]
     assert batch.response.int().tolist() == [[0, 0, 0, 1, 1], [0, 1, 1, 1, 0]]
     assert batch.attended.int().tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]
@@ -93,7 +93,7 @@ def test_the_instruction_mask():
 def test_the_end_token_is_scored_once(student, formula):
     """log π(y, end) − log π(y) is log π(end | y): one term, taken from the full logits."""
     (row,) = sequences((4, 5))
-    cut = Sequence(row.prompt, row.response[:-1])
+    cut = Example(row.prompt, row.response[:-1])
     whole, without = formula.response_log_probs(student, [row]), formula.response_log_probs(student, [cut])
     end = student(input_ids=torch.tensor([cut.prompt + cut.response])).logits[0, -1].log_softmax(-1)[2]
     torch.testing.assert_close(whole - without, end[None], rtol=1e-4, atol=1e-5)
@@ -114,10 +114,10 @@ def test_any_split_into_micro_batches_gives_the_same_gradient(student, formula, 
     assert_same({name: p.grad for name, p in lora_parameters(student).items()}, expected, 1e-5)
 
 
-def pairs_and_sides() -> tuple[list[Pair], list[Sequence], list[Sequence]]:
+def pairs_and_sides() -> tuple[list[Pair], list[Example], list[Example]]:
     """Two pairs of unlike lengths, and the sequences that their chosen and their rejected sides are."""
     chosen, rejected = sequences((6, 12), (9, 20)), sequences((6, 2), (9, 1), seed=1)
-    rejected = [Sequence(w.prompt, row.response) for w, row in zip(chosen, rejected, strict=True)]
+    rejected = [Example(w.prompt, row.response) for w, row in zip(chosen, rejected, strict=True)]
     pairs = [Pair(w.prompt, w.response, row.response) for w, row in zip(chosen, rejected, strict=True)]
     return pairs, chosen, rejected
 

@@ -15,7 +15,7 @@ from selfrefine.errors import UserError
 from selfrefine.experiments import __main__ as experiments
 from selfrefine.experiments import recipes, run
 from selfrefine.experiments.plans import commands, plan
-from selfrefine.experiments.settings import own_questions, settings
+from selfrefine.experiments.settings import model, own_questions, settings
 from tests.loopback import Loopback, completion
 
 PAPER = settings(recipes.read("paper"))
@@ -101,6 +101,7 @@ def test_own_lacks_nothing_or_says_what(own, command, tmp_path, capsys):
     full = ["own", *own, "--student", "m", "--teacher", "t", "--plan"]
     assert command(experiments, *full) == 0
     assert "large" not in (printed := capsys.readouterr().out)  # one command for all tasks of a file
+    assert "output in runs/own\n" in printed
     assert printed.count(f"--questions {own[1]}") == 1
     assert printed.count(f"--questions {own[3]}") == 1 + 4  # the teacher's, and every stage's
     for without, said in ((1, "--train FILE and --test FILE"), (3, "--train FILE"), (5, "--student"), (7, "--teacher")):
@@ -152,6 +153,19 @@ def test_given_demonstrations_take_the_teachers_place(tmp_path):
         plan("table1", chosen)
     with pytest.raises(UserError, match="no such folder"):
         settings(recipes.read("paper"), demonstrations=tmp_path / "nowhere")
+
+
+def test_more_tasks_are_evaluated_on_and_not_trained_on():
+    rows = plan("table1", replace(PAPER, tasks=("obqa",), also=("gsm8k", "multiarith")))
+    assert {row.trained_on for row in rows} == {"", "obqa"}
+    assert all(list(row.cells) == ["obqa", "gsm8k", "multiarith"] for row in rows)
+    with pytest.raises(UserError, match='no task "nope"'):
+        settings(recipes.read("paper"), also=["nope"])
+
+
+@pytest.mark.parametrize(("name", "billions"), [("a/B-1.5B-chat", 1.5), ("SmolLM2-135M-Instruct", 0.135), ("m", None)])
+def test_a_models_size_is_read_from_its_name(name, billions):
+    assert model(name).billions == billions
 
 
 def test_a_recipe_is_flags_of_each_command_and_the_users_win(tmp_path):

@@ -55,14 +55,15 @@ def test_the_tables_have_every_row_and_task_with_mean_and_deviation_over_seeds(t
     rows = ["Baseline", "Baseline CoT", "Instruction-tuning", "+ Self-refine", "Instruction-tuning, equal compute"]
     assert list(content["rows"]) == list(content["chain_of_thought"]) == rows
     assert "|  | pocket | pocket-unseen | pocket-choice |" in text
-    assert text.count("| + Self-refine | 87.5 ± 17.7 | 87.5 ± 17.7 | 87.5 ± 17.7 |") == 2  # accuracies and chains
+    assert "| + Self-refine | 87.5 ± 17.7 [16.5] | 87.5 ± 17.7 [16.5] | 87.5 ± 17.7 [16.5] |" in text
+    assert "| + Self-refine | 87.5 ± 17.7 | 87.5 ± 17.7 | 87.5 ± 17.7 |" in text  # chains of thought
     assert text.count("- Instruction-tuning: 2 + 3 = 5. The answer is 5.") == 3  # an example of each task
 
 
 def test_a_single_run_has_no_deviation(tables):
     content, text = tables(0)
     assert content["rows"]["Baseline"]["pocket"] == {"mean": 50.0, "std": None}
-    assert "| Baseline | 50.0 | 50.0 | 50.0 |" in text
+    assert "| Baseline | 50.0 [25.0] | 50.0 [25.0] | 50.0 [25.0] |" in text
 
 
 @pytest.mark.parametrize(("there", "said"), [((), "multiarith/test.jsonl"), (("test",), "multiarith/train.jsonl")])

@@ -116,6 +116,8 @@ PARTS = [{"role": "user", "content": [{"type": "text", "text": "How many?"}]}, C
 def test_chats_of_one_question_are_demonstrations(tmp_path, chat):
     (row,) = read_demonstrations([write(tmp_path / "f", chat | {"target": "2"})])
     assert (row.instruction, row.input, row.output) == ("", "How many?", "Two.")
+    (kept,) = read_demonstrations([write(tmp_path / "f", chat | GOOD)])  # the triple is there
+    assert (kept.input, kept.output) == (GOOD["input"], GOOD["output"])
     system = {"messages": [{"role": "system", "content": "Be brief."}, *CHAT], "target": "2"}
     assert read_demonstrations([write(tmp_path / "f", system)])[0].instruction == "Be brief."
     with pytest.raises(UserError, match="line 1 has no 'target', the right answer"):

@@ -1,4 +1,4 @@
-"""Both scripts, whole, against `tests/reference.py`: every number that they log and every adapter that they save."""
+"""Both scripts, whole, against `tests/oracle.py`: every number that they log and every adapter that they save."""
 
 import json
 import math
@@ -15,7 +15,7 @@ import train_it
 from selfrefine.records import Demonstration, Preference, write_records
 from selfrefine.sampling import Sampled, row_seed
 from selfrefine.tasks.splits import hold_out
-from tests import reference
+from tests import oracle
 from tests.conftest import lines, write_student
 
 RANK, ALPHA, EOS = 4, 8, 2
@@ -159,19 +159,19 @@ def test_phase_1(command, folder, tmp_path, decay, clip, batch, path):
         row.id: ([1, *encode(f"{row.instruction}\n{row.input}")], [*encode(row.output), *[EOS] * row.ended])
         for row in rows
     }
-    student = reference.Plain(folder, RANK, ALPHA, seed=3)
+    student = oracle.Plain(folder, RANK, ALPHA, seed=3)
     start = student.snapshot()
-    batches = reference.order(11, batch, 4, seed=3)
+    batches = oracle.order(11, batch, 4, seed=3)
     assert len(batches[math.ceil(11 / batch) - 1]) < batch
     steps = len(batches)
     check(
         tmp_path / "run",
         student,
-        reference.AdamW(student.parameters, decay, clip),
-        reference.rates(2e-2, steps, math.ceil(0.2 * steps), "cosine"),
+        oracle.AdamW(student.parameters, decay, clip),
+        oracle.rates(2e-2, steps, math.ceil(0.2 * steps), "cosine"),
         batches,
-        lambda rows: {"loss": reference.nll(student, [ids[train[row].id] for row in rows])},
-        lambda: {"loss": reference.nll(student, [ids[row.id] for row in held])},
+        lambda rows: {"loss": oracle.nll(student, [ids[train[row].id] for row in rows])},
+        lambda: {"loss": oracle.nll(student, [ids[row.id] for row in held])},
         2,
         start,
         [sum(map(len, ids[row.id])) for row in train],
@@ -191,21 +191,21 @@ def test_phase_2(command, folder, tmp_path, beta, clip, batch, path):
     assert command(train_dpo, *flags, *path, "--validation-fraction", 0.3, "--validate-every", 2) == 0
 
     ids = {row.id: sides(row) for row in rows}
-    student = reference.Plain(folder, RANK, ALPHA, adapter=start)
+    student = oracle.Plain(folder, RANK, ALPHA, adapter=start)
     with torch.no_grad():  # log π_inst, before anything moves
         frozen = {key: (student.log_prob(x, w), student.log_prob(x, l)) for key, (x, w, l) in ids.items()}  # noqa: E741
     start = student.snapshot()
-    batches = reference.order(len(train), batch, 3, seed=3)
+    batches = oracle.order(len(train), batch, 3, seed=3)
     assert len(batches[-1]) < batch
 
     def loss_of(rows: list[Preference]) -> dict:
-        return reference.dpo(student, [ids[row.id] for row in rows], [frozen[row.id] for row in rows], beta)
+        return oracle.dpo(student, [ids[row.id] for row in rows], [frozen[row.id] for row in rows], beta)
 
     check(
         tmp_path / "run",
         student,
-        reference.AdamW(student.parameters, 0.0, clip),
-        reference.rates(2e-3, len(batches), 3, "linear"),
+        oracle.AdamW(student.parameters, 0.0, clip),
+        oracle.rates(2e-3, len(batches), 3, "linear"),
         batches,
         lambda rows: loss_of([train[row] for row in rows]),
         lambda: loss_of(held),
@@ -268,7 +268,7 @@ def test_what_is_sampled(command, folder, tmp_path, temperature):
     assert command(train_dpo, *flags) == 0
     answers = {tuple(row["key"][1:3]): row for row in read(tmp_path / "run/answers.jsonl")}
     assert len(answers) == 10
-    bare, student = reference.Plain(folder, RANK, ALPHA), reference.Plain(folder, RANK, ALPHA, adapter=start)
+    bare, student = oracle.Plain(folder, RANK, ALPHA), oracle.Plain(folder, RANK, ALPHA, adapter=start)
     differ = 0
     for row in rows:
         for form, trigger in (("standard", ""), ("cot", f" {TRIGGER}")):
@@ -307,7 +307,7 @@ def test_what_is_evaluated(command, folder, tmp_path, temperature):
     assert [(row["prompt"], row["seed"]) for row in predictions] == [
         ("standard", 0), ("standard", 4), ("cot", 0), ("cot", 4)
     ]  # fmt: skip
-    student = reference.Plain(folder, RANK, ALPHA, adapter=start)
+    student = oracle.Plain(folder, RANK, ALPHA, adapter=start)
     for row in predictions:
         text = "Answer the following mathematical question with numerical solution.\nQuestion: One?\nAnswer:"
         prompt = [1, *encode(text + f" {TRIGGER}" * (row["prompt"] == "cot"))]
@@ -328,12 +328,12 @@ def test_dropout_is_where_it_belongs(command, folder, tmp_path):
         output = tmp_path / f"it{dropout}"
         assert command(train_it, *flags, "--output", output, "--lora-dropout", dropout) == 0
         losses[dropout] = [row["loss"] for row in lines(output) if "loss" in row]
-        student = reference.Plain(folder, RANK, ALPHA, adapter=kept(output, "last"))
+        student = oracle.Plain(folder, RANK, ALPHA, adapter=kept(output, "last"))
         ids = [
             ([1, *encode(f"{row.instruction}\n{row.input}")], [*encode(row.output), *[EOS] * row.ended]) for row in held
         ]
         with torch.no_grad():
-            assert close(lines(output)[-1]["validation_loss"], reference.nll(student, ids).item())
+            assert close(lines(output)[-1]["validation_loss"], oracle.nll(student, ids).item())
     assert losses[0][0] == losses[0.5][0]  # B = 0: there is nothing to drop yet
     assert abs(losses[0][2] - losses[0.5][2]) > 1e-3
 
@@ -344,11 +344,11 @@ def test_dropout_is_where_it_belongs(command, folder, tmp_path):
     assert command(train_dpo, *flags, "--learning-rate", 1e-3, "--warmup-steps", 0, "--validation-fraction", 0.3) == 0
     train, held = hold_out(rows, 0.3, 3)
     ids = [sides(row) for row in [*train, *held]]
-    before = reference.Plain(folder, RANK, ALPHA, adapter=kept(tmp_path / "it0"))
-    after = reference.Plain(folder, RANK, ALPHA, adapter=kept(tmp_path / "run", "last"))
+    before = oracle.Plain(folder, RANK, ALPHA, adapter=kept(tmp_path / "it0"))
+    after = oracle.Plain(folder, RANK, ALPHA, adapter=kept(tmp_path / "run", "last"))
     with torch.no_grad():
         frozen = [(before.log_prob(x, w), before.log_prob(x, l)) for x, w, l in ids]  # noqa: E741
-        told = reference.dpo(after, ids[len(train) :], frozen[len(train) :], 0.1)
+        told = oracle.dpo(after, ids[len(train) :], frozen[len(train) :], 0.1)
     saved = load_file(tmp_path / "run/reference.safetensors")
     for place, (chosen, rejected) in enumerate(frozen):
         assert close(saved["chosen"][place], chosen) and close(saved["rejected"][place], rejected)

@@ -1,6 +1,7 @@
 """The report, on an experiment whose outputs are written by hand: its numbers, its files, and that it opens."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -42,7 +43,7 @@ def evaluation(step: Step, accuracy: float) -> None:
     words = list(step.words)
     tasks = words[words.index("--tasks") + 1 : words.index("--prompts")]
     prompts = words[words.index("--prompts") + 1 : words.index("--device")]
-    numbers = {"mean": accuracy, "substring_mean": 100.0}
+    numbers = {"mean": accuracy, "substring_mean": 100.0, "questions": 4}
     step.output.write_text(json.dumps({"results": {task: dict.fromkeys(prompts, numbers) for task in tasks}}))
     rights = [index < accuracy / 25 for index in range(4)]
     rows = [prediction(t, p, index, right) for t in tasks for p in prompts for index, right in enumerate(rights)]
@@ -103,17 +104,23 @@ def table1(tmp_path_factory) -> Path:
 def test_the_table_has_our_mean_and_deviation_and_the_papers_beside(table1):
     text = (table1 / "report.md").read_text(encoding="utf-8")
     assert "| trained on |  | OBQA | MultiArith |" in text
-    assert "|  | Baseline | 62.5 ± 17.7 (53.6±.2) | 62.5 ± 17.7 (69.5±.2) |" in text
-    assert "| OBQA | + Self-refine | 87.5 ± 17.7 (70.8±.3) | 87.5 ± 17.7 (69.8±.3) |" in text
-    assert "| OBQA | Cross self-refine |  | 87.5 ± 17.7 (83.2±.2) |" in text
-    assert "| OBQA | Instruction-tuning, equal compute | 62.5 ± 17.7 | 62.5 ± 17.7 |" in text
+    assert "|  | Baseline | 62.5 ± 17.7 [24.2] (53.6±.2) | 62.5 ± 17.7 [24.2] (69.5±.2) |" in text
+    assert "| OBQA | + Self-refine | 87.5 ± 17.7 [16.5] (70.8±.3) | 87.5 ± 17.7 [16.5] (69.8±.3) |" in text
+    assert "| OBQA | Cross self-refine |  | 87.5 ± 17.7 [16.5] (83.2±.2) |" in text
+    assert "| OBQA | Instruction-tuning, equal compute | 62.5 ± 17.7 [24.2] | 62.5 ± 17.7 [24.2] |" in text
 
 
 def test_json_has_every_cell(table1):
     content = json.loads((table1 / "report.json").read_text(encoding="utf-8"))
     row = next(row for row in content["rows"] if (row["trained_on"], row["method"]) == ("obqa", "+ Self-refine"))
     cell = row["cells"]["obqa"]
-    assert cell["ours"] == {"mean": 87.5, "std": pytest.approx(17.678, abs=1e-3), "runs": [75, 100], "substring": 100}
+    assert cell["ours"] == {
+        "mean": 87.5,
+        "std": pytest.approx(17.678, abs=1e-3),
+        "runs": [75, 100],
+        "item_stderr": pytest.approx(100 * math.sqrt(0.875 * 0.125 / 4)),
+        "substring": 100,
+    }
     assert cell["paper"] == {"mean": 70.8, "std": 0.3, "printed": "70.8±.3", "broken": False}
     assert len(cell["from"]) == 2
     assert content["commands"]["all"] == content["commands"]["done"]
@@ -125,9 +132,12 @@ def test_diagnostics(table1):
     assert "| obqa-sr, seed 0 | 2 | 1 | 1 | -0.25 | -1.50 | +0.10 |" in text.replace("pocket → pocket, ", "")
     # 3 steps of 2 pairs and 10 tokens, so 5 tokens a pair, and 3 pairs that went forward only twice
     assert "| obqa-sr, seed 0 | 3 | 30 | 30 | 40 | 0.670 |" in text.replace("pocket → pocket, ", "")
-    # 2 of 4 right after phase 1, 3 after phase 2, of seed 0
-    assert "| OBQA | 1 | 0 | 4 |" in text
-    row = next(line for line in text.split("\n") if line.startswith("| + Self-refine, OBQA") and "| OBQA |" in line)
+    # right after phase 1 and 2: with seed 0 two and three of four, with seed 1 three and four. So of the questions two
+    # gain a half each, 25 points on average, and with random signs these two are as far from 0 half of the time
+    row = next(line for line in text.split("\n") if line.startswith("| OBQA | Instruction-tuning | + Self-refine | "))
+    assert row.startswith("| OBQA | Instruction-tuning | + Self-refine | +25.0 ± 14.4 | 2 | 0 | 8 |")
+    assert float(row.split("|")[8]) == pytest.approx(0.5, abs=0.02)
+    row = next(line for line in text.split("\n") if line.startswith("| OBQA, + Self-refine") and "| OBQA |" in line)
     assert [float(cell) for cell in row.split("|")[3:5]] == [87.5, 100.0]
     assert [float(cell) for cell in row.split("|")[5:8]] == [0.0, 7.8, 25.0]  # three answers of 9 words, one of 4
 
@@ -201,6 +211,52 @@ def test_no_other_report_has_the_gaps_of_4_1(table1):
     assert "§4.1" not in (table1 / "report.md").read_text(encoding="utf-8")
 
 
+def test_table_1_has_bars_with_the_teacher_on_what_it_taught_and_errors_over_questions(tmp_path):
+    folder = made("table1", tmp_path, tasks=("obqa", "multiarith"), seeds=(0,))
+    svg = ET.parse(folder / "table1-1.svg").getroot()
+    titles = [title.text for title in svg.iter(f"{SVG}title")]
+    assert "accuracy (%); dashed: the teacher on what it taught; diamonds: published" in titles
+    assert "+ Self-refine, OBQA: 75.0 ± 21.7" in titles  # of one seed, the binomial's: 3 of 4
+    assert "paper, + Self-refine, OBQA: 70.8" in titles
+    assert not any("Cross" in title for title in titles)
+    assert len([line for line in svg.iter(f"{SVG}line") if line.get("stroke-dasharray")]) == 2
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert page.index("phase 2: how log π(y_w|x̂) moved") < page.index("<details")  # on the first screen
+
+
+def test_a_difference_is_tested_by_question_as_exactly_as_by_hand():
+    """Of one seed it is McNemar's exact test: the answers that changed are a fair coin's, or they are not."""
+
+    def answers(right: int, wrong: int, same: int) -> tuple[list, list]:
+        changes = [1] * right + [-1] * wrong + [0] * same
+        return [{str(i): change < 0 for i, change in enumerate(changes)}], [
+            {str(i): change > 0 for i, change in enumerate(changes)}
+        ]
+
+    for right, wrong in ((9, 2), (5, 5), (1, 0), (30, 12)):
+        tested, changed = results.paired(*answers(right, wrong, 50)), right + wrong
+        fewest = sum(math.comb(changed, k) for k in range(min(right, wrong) + 1)) / 2**changed
+        assert tested["p"] == pytest.approx(min(1, 2 * fewest), abs=0.015), (right, wrong)
+        assert tested["difference"] == pytest.approx(100 * (right - wrong) / (changed + 50))
+        assert (tested["became right"], tested["became wrong"], tested["answers"]) == (right, wrong, changed + 50)
+    # two seeds that agree are no more questions than one
+    before, after = answers(9, 2, 50)
+    assert results.paired(before * 2, after * 2)["p"] == results.paired(before, after)["p"]
+    assert results.paired(before * 2, after * 2)["stderr"] == results.paired(before, after)["stderr"]
+    assert results.paired([{}], after) is None
+
+
+def test_what_is_more_than_noise_is_starred():
+    one = {"panel": "p", "trained_on": "obqa", "task": "obqa", "from": "Instruction-tuning", "to": "+ Self-refine"}
+    cells = {
+        task: {"ours": {"mean": 50.0, "std": None, "item_stderr": 2.0}, "paper": None} for task in ("obqa", "csqa")
+    }
+    rows = [{"panel": "p", "trained_on": "obqa", "method": "+ Self-refine", "cells": cells}]
+    for change, starred in (({"p": 0.01}, True), ({"p": 0.2}, False), ({"p": 0.01, "from": sections.CONTROL}, False)):
+        (table,) = sections.tables({"rows": rows, "rating": False, "differences": [one | change]})
+        assert [cell.differs for cell in table.lines[0][2:]] == [starred, False]
+
+
 def test_figure_4_has_a_curve_for_each_method(tmp_path):
     files = sorted(made("figure4", tmp_path).glob("*.svg"))
     assert len(files) == 2  # a task each
@@ -272,10 +328,12 @@ def test_the_page_opens_in_a_browser_without_network(table1, tmp_path):
 
 def test_a_cell_reads_as_the_paper_prints():
     def read(cell: dict | None, rating: bool) -> str:
-        return str(sections._shown(cell, rating, own=False))
+        return str(sections._shown(cell, rating))
 
     printed = {"printed": "65.3±.3", "broken": False}
-    assert read({"ours": {"mean": 65.04, "std": None}, "paper": printed}, False) == "65.0 (65.3±.3)"
+    ours = {"mean": 65.04, "std": None, "item_stderr": 2.14}
+    assert read({"ours": ours, "paper": printed}, False) == "65.0 [2.1] (65.3±.3)"
+    assert str(sections.Shown("65.0", "2.1", differs=True)) == "65.0 [2.1]*"
     assert read({"ours": {"mean": 2.756, "std": 0.1}, "paper": None}, True) == "2.76 ± 0.10"
     assert read({"ours": None, "paper": printed}, False) == "– (65.3±.3)"
     assert read(None, False) == ""
@@ -305,7 +363,7 @@ def test_any_runs_and_evaluations_side_by_side(command, student_folder, instruct
             assert f"| {tmp_path / name}, {sign} |" in said
             assert page.count(f"<b>{tmp_path / name}, {sign}</b>") == 2
     assert "mean ± standard deviation over seeds 0, 1" in page
-    assert page.count("<details") == 2 and "1 + 2?" not in page
+    assert page.count("<p>Target: <b>") == 2 and "1 + 2?" not in page
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "") and "<script" not in page
 
 

@@ -9,7 +9,7 @@ from selfrefine import fast
 from selfrefine.model import LINEARS
 from selfrefine.model.lora import NF4Linear, add_lora, lora_parameters
 from selfrefine.model.student import load_student
-from selfrefine.training.batches import Sequence, micro_batches, step_indices, steps_per_epoch
+from selfrefine.training.batches import Example, micro_batches, step_indices, steps_per_epoch
 from selfrefine.training.plan import disk, memory
 from selfrefine.training.schedule import constant, cosine, linear
 
@@ -77,7 +77,7 @@ def test_the_estimate_of_activations_is_what_autograd_keeps(student_folder, drop
     student = load_student(student_folder, torch.device("cpu"), torch.float32)
     add_lora(student, rank=4, alpha=8, dropout=dropout, seed=0, targets=targets)
     fast.speed_up(student)
-    rows = [Sequence([1, 2, 3, 4], [5, 6]) for _ in range(64)]
+    rows = [Example([1, 2, 3, 4], [5, 6]) for _ in range(64)]
     frozen, kept = {p.untyped_storage().data_ptr() for p in student.parameters()}, {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:

@@ -245,6 +245,7 @@ def test_a_wait_longer_than_patience_ends_at_once():
         (as_json({"detail": "Not Found"}, 404), UserError, "Not Found"),
         (as_json({"error": "unknown model", "error_type": "x"}, 404), UserError, "unknown model"),
         (error(405, "method"), UserError, "check --server"),
+        (as_json([{"error": {"code": 404, "message": "no such model"}}], 404), UserError, r"\(404: no such model\)"),
         (Reply(b"", 301, {"location": "/elsewhere"}), UserError, "301: /elsewhere.*check --server"),
         (error(429, "You exceeded your current quota", "insufficient_quota"), RunError, "no credit left"),
         (error(402, "Payment required"), RunError, "no credit left"),

@@ -19,7 +19,7 @@ from selfrefine.model.template import marks
 from selfrefine.records import Demonstration, Preference
 from selfrefine.sampling import Sampled
 from selfrefine.teachers import local
-from selfrefine.training.examples import pairs_of, sequences_of
+from selfrefine.training.examples import examples_of, pairs_of
 from tests.conftest import examples, phase_1, phase_2, write_student
 
 CHATML = (
@@ -95,7 +95,7 @@ def test_that_token_is_trained_on_once(chat):
     """In phase 1 and on both sides of a pair, sampled ids that have it or the tokenizer's own end included."""
     end, eos = chat.convert_tokens_to_ids("<|im_end|>"), chat.eos_token_id
     (whole, cut) = examples(
-        sequences_of, chat, [demonstration(), demonstration(ended=False)], Config, chat_template=True, allowed=0
+        examples_of, chat, [demonstration(), demonstration(ended=False)], Config, chat_template=True, allowed=0
     )
     assert whole.response == [*encode_response(chat, "2"), end]
     assert cut.response == encode_response(chat, "2")
@@ -103,7 +103,7 @@ def test_that_token_is_trained_on_once(chat):
     pair = Preference("1+1?", "2", "3", id="a", chosen_ids=(*two, end), rejected_ids=(*three, eos))
     (both,) = examples(pairs_of, chat, [pair], Config, chat_template=True, allowed=0)
     assert [both.chosen, both.rejected] == [[*two, end], [*three, end]]
-    (plain,) = examples(sequences_of, chat, [demonstration()], Config, chat_template=False, allowed=0)
+    (plain,) = examples(examples_of, chat, [demonstration()], Config, chat_template=False, allowed=0)
     assert plain.response == [*two, eos]
 
 
@@ -197,7 +197,7 @@ def test_texts_that_were_put_into_a_template_already_are_refused(chat, capsys, c
     end = "<|im_end|>" if chat_template else "</s>"
     ended, text = demonstration(f"2{end}\n", id="ended"), demonstration(f"The mark {end} ends a turn. 2", id="text")
     how = {"chat_template": chat_template, "allowed": 0.9}
-    kept = examples(sequences_of, chat, [opened, ended, text], Config, **how)
+    kept = examples(examples_of, chat, [opened, ended, text], Config, **how)
     assert [row.id for row in kept] == ["text"]
     said = capsys.readouterr().out
     assert "opened: put into a chat template already ('<|im_start|>user'): give the bare texts" in said
@@ -281,7 +281,7 @@ def test_always_needs_a_template(tokenizer, chat):
     chat.chat_template = "{{ raise_exception('only poems') }}"
     with pytest.raises(UserError, match="only poems"):
         uses_chat_template(chat, "auto")
-    assert examples(sequences_of, chat, [demonstration()], Config, chat_template=False, allowed=0)
+    assert examples(examples_of, chat, [demonstration()], Config, chat_template=False, allowed=0)
 
 
 @pytest.mark.parametrize(("choice", "used"), [("auto", True), ("always", True), ("none", False)])

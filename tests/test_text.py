@@ -73,6 +73,7 @@ WRONG = [
     ("It is not Paris.", "Paris"),
     ("Paris. Wait, it is Lyon.", "Paris"),
     ("London is larger than Paris.", "Paris"),
+    ("Paris is smaller than London.", "Paris"),
     ("", "Paris"),
     ("I do not know.", "Paris"),
     ("Yes.", "no"),

@@ -25,6 +25,7 @@ def main() -> None:
     """The command."""
     args = vars(_parser().parse_args())  # only what was given: all else is the recipe's, or the experiment's own
     name, plan_only, report_only = (args.pop(flag) for flag in ("name", "plan", "report"))
+    args |= {"output": Path("runs/own")} if name == "own" and "output" not in args else {}
     chosen = settings(recipes.read(args.pop("recipe")), **args)
     require_own(name, chosen)
     rows = plan(name, chosen)
@@ -88,10 +89,13 @@ def _parser() -> command.Parser:
         metavar="FILE",
         help=f"flags of every command, as JSON (see experiments/recipes); by name: {', '.join(recipes.SHIPPED)}",
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder of all experiments (default: runs/SCALE)")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder of all experiments (default: runs/SCALE; runs/own)"
+    )
     parser.add_argument("--student", metavar="MODEL", help="one student instead: llama-2-7b, ..., a Hub id or a folder")
     parser.add_argument("--teacher", metavar="MODEL", help="one teacher instead: llama-2-70b, gpt-3.5, ..., a Hub id")
     parser.add_argument("--tasks", nargs="+", metavar="T", help="these tasks instead of the experiment's own")
+    parser.add_argument("--also", nargs="+", metavar="T", help="tasks to evaluate on besides, but not to train on")
     parser.add_argument(
         "--seeds", nargs="+", type=command.natural, metavar="N", help="each a whole run of the method (default: 0)"
     )

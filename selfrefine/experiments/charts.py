@@ -16,7 +16,7 @@ class Lines:
     title: str
     series: dict[str, list[tuple[float, float]]]
     across: str
-    width: int = 360
+    width: int = 336
     height: int = 210
 
     def svg(self) -> str:
@@ -56,8 +56,12 @@ class Bars:
     series: dict[str, list[tuple[float, float | None] | None]]
     levels: list[float | None]
     marks: dict[str, list[float | None]] = field(default_factory=dict)
-    width: int = 760
-    height: int = 320
+    height: int = 280
+
+    @property
+    def width(self) -> int:
+        """Room for every bar."""
+        return max(340, LEFT + RIGHT + len(self.groups) * (16 * len(self.series) + 20))
 
     def svg(self) -> str:
         """The bars as an SVG element."""
@@ -91,8 +95,8 @@ def _bar(x: float, thick: float, mean: float, deviation: float | None, height, c
         f'<rect x="{x:.1f}" y="{height(mean):.1f}" width="{thick * 0.92:.1f}" '
         f'height="{height(0) - height(mean):.1f}" fill="{colour}"><title>{told}</title></rect>'
     )
-    middle = x + thick * 0.46
-    return [bar, *([_line(middle, height(mean - deviation), middle, height(mean + deviation))] if deviation else [])]
+    middle, low, high = x + thick * 0.46, max(mean - (deviation or 0), 0), min(mean + (deviation or 0), 100)
+    return [bar, *([_line(middle, height(low), middle, height(high))] if deviation else [])]
 
 
 def _svg(chart: Lines | Bars, ticks: list[float], parts: list[str], colours: tuple[str, ...]) -> str:
@@ -102,15 +106,18 @@ def _svg(chart: Lines | Bars, ticks: list[float], parts: list[str], colours: tup
     for tick in ticks:
         drawn.append(_line(LEFT, height(tick), chart.width - RIGHT, height(tick), 'stroke="#ddd"'))
         drawn.append(_text(LEFT - 5, height(tick) + 3, f"{tick:g}", "end"))
-    x = float(LEFT)
+    x, y = float(LEFT), chart.height - 5
     for name, colour in zip(chart.series, cycle(colours), strict=False):
-        parts.append(f'<rect x="{x:.0f}" y="{chart.height - 13}" width="9" height="9" fill="{colour}"/>')
-        parts.append(_text(x + 12, chart.height - 5, name, "start"))
-        x += 22 + 5.6 * len(name)
+        wide = 22 + 5.6 * len(name)
+        if x > LEFT and x + wide > chart.width:
+            x, y = float(LEFT), y + 15
+        parts.append(f'<rect x="{x:.0f}" y="{y - 8}" width="9" height="9" fill="{colour}"/>')
+        parts.append(_text(x + 12, y, name, "start"))
+        x += wide
     body = "\n".join([*drawn, *parts])
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{chart.width}" height="{chart.height}" '
-        f'viewBox="0 0 {chart.width} {chart.height}" role="img" font-family="sans-serif">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{chart.width}" height="{y + 5}" '
+        f'viewBox="0 0 {chart.width} {y + 5}" role="img" font-family="sans-serif">'
         f'<title>{escape(chart.title)}</title>\n<rect width="100%" height="100%" fill="white"/>\n{body}\n</svg>'
     )
 

@@ -5,20 +5,24 @@ by question what was answered. report.md is to be read, report.json for machines
 """
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import jinja2
 
 from selfrefine.experiments import charts, results, sections
-from selfrefine.experiments.plans import CONTROL, FRACTIONS, NAMES, PRINTED, TEACHER, Row, commands
+from selfrefine.experiments.plans import FRACTIONS, NAMES, PRINTED, TEACHER, Cell, Row, commands
 from selfrefine.experiments.results import columns
 from selfrefine.experiments.run import state
 from selfrefine.experiments.sections import titled
 from selfrefine.experiments.settings import Settings
+from selfrefine.experiments.steps import Step
 from selfrefine.files import write_json, write_whole
-from selfrefine.paper import INSTRUCTED, REFINED
+from selfrefine.paper import CROSS, REFINED
 from selfrefine.runs import versions
 
+DRAWN = ("table1", "table10", "table11", "figure2", "figure3", "figure4", "figure5", "own", "quickstart")
+TAUGHT = "-train-cot.jsonl"  # how the demonstrations of a task end
 QUESTIONS = 12  # of a task, that report.html shows
 
 
@@ -27,7 +31,7 @@ def write(name: str, settings: Settings, rows: list[Row]) -> dict:
     folder = settings.output / "reports" / name
     folder.mkdir(parents=True, exist_ok=True)
     content = gather(name, settings, rows)
-    drawn = [chart.svg() for chart in figures(name, rows)]
+    drawn = [chart.svg() for chart in figures(content)]
     for number, svg in enumerate(drawn, start=1):
         write_whole(folder / f"{name}-{number}.svg", svg.encode())
     write_json(folder / "report.json", content)
@@ -51,9 +55,9 @@ def gather(name: str, settings: Settings, rows: list[Row]) -> dict:
         "rows": [_row(row) for row in rows],
         "printed": [] if any(c.published for r in rows for c in r.cells.values()) else _printed(PRINTED.get(name, {})),
         "training": results.training(steps),
-        "changes": {task: results.changed(rows, task, INSTRUCTED, REFINED) for task in trained},
+        "differences": results.differences(rows),
+        "teaching": teaching(steps),
         "questions": {task: results.side_by_side(rows, task, QUESTIONS) for task in trained},
-        "control": CONTROL if any(row.method == CONTROL for row in rows) else None,
     }
 
 
@@ -77,7 +81,22 @@ def page(content: dict, drawn: list[str]) -> str:
     """report.html, from page.html."""
     folder = jinja2.FileSystemLoader(Path(__file__).parent)
     template = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True).get_template("page.html")
-    return template.render(content=content, sections=sections, charts=drawn, curves=curves(content["training"]))
+    training = content["training"]
+    shown = {"charts": [*drawn, *overview(training)], "curves": curves(training)}
+    return template.render(content=content, sections=sections, **shown)
+
+
+def overview(training: list[dict]) -> list[str]:
+    """Where there are many runs: both phases on each task, of the first seed and student, a chart a phase; as SVG."""
+    wanted = {"phase 1: loss": ("-it", "loss"), "phase 2: how log π(y_w|x̂) moved": ("-sr", "y_w")}
+    series: dict[str, dict] = {title: {} for title in wanted}
+    for run in training if len(training) > 4 else ():
+        path = Path(run["run"])
+        for title, (end, curve) in wanted.items():
+            task = path.name.removesuffix(end)
+            if path.parent == Path(training[0]["run"]).parent and path.name == task + end and "-it-" not in task:
+                series[title][task] = run["curves"][curve]
+    return [charts.Lines(title, of, "step", width=262, height=265).svg() for title, of in series.items() if of]
 
 
 def curves(training: list[dict]) -> dict[str, list[str]]:
@@ -92,38 +111,62 @@ def curves(training: list[dict]) -> dict[str, list[str]]:
     return drawn
 
 
-def figures(name: str, rows: list[Row]) -> list[charts.Bars | charts.Lines]:
-    """The experiment's charts: bars per task as in Figures 2, 3 and 5, curves over demonstrations as in Figure 4."""
-    draw = {"figure4": _over_demonstrations, "figure2": _bars, "figure3": _bars, "figure5": _bars}.get(name)
-    panels = dict.fromkeys(row.panel for row in rows) if draw else ()
-    return [chart for panel in panels for chart in draw(panel, [row for row in rows if row.panel == panel])]
+def figures(content: dict) -> list[charts.Bars | charts.Lines]:
+    """Bars per task as in Figures 2, 3 and 5, for Table 1's rows too; curves over demonstrations as in Figure 4."""
+    name, rows = content["experiment"], content["rows"]
+    panels = dict.fromkeys(row["panel"] for row in rows) if name in DRAWN else ()
+    draw = _over_demonstrations if name == "figure4" else partial(_bars, content["teaching"], len(panels) > 1)
+    return [chart for panel in panels for chart in draw(panel, [row for row in rows if row["panel"] == panel])]
 
 
-def _bars(panel: str, rows: list[Row]) -> list[charts.Bars]:
-    series = {row.method: row for row in rows}
-    teacher, tasks = series.pop(TEACHER), columns(rows)
-    numbers = {method: [results.number(row.cells[task]) for task in tasks] for method, row in series.items()}
-    levels = [results.number(teacher.cells[task]) for task in tasks]
-    published = {method: [row.cells[task].published for task in tasks] for method, row in series.items()}
+def _bars(teaching: dict[str, float], several: bool, panel: str, rows: list[dict]) -> list[charts.Bars]:
+    """Every method on the task trained on; the line is the teacher, on the same questions or on those it taught."""
+    cells: dict[str, dict[str, dict]] = {}
+    for row in (row for row in rows if row["method"] != CROSS):
+        own = {task: cell for task, cell in row["cells"].items() if row["trained_on"] in ("", task)}
+        cells.setdefault(row["method"], {}).update(own)
+    teacher = cells.pop(TEACHER, None)
+    if teacher:
+        teaching = {task: cell["ours"]["mean"] for task, cell in teacher.items() if cell["ours"]}
+    tasks = [task for task in cells[REFINED] if all(task in of for of in cells.values())]
+    paper = {method: [of[task]["paper"] for task in tasks] for method, of in cells.items()}
+    marks = {method: [one and one["mean"] for one in of] for method, of in paper.items()}
+    told = [f"accuracy (%){f', {panel}' if several else ''}"]
+    told += ["dashed: the teacher" + ("" if teacher else " on what it taught")] if set(tasks) & set(teaching) else []
+    told += ["diamonds: published"] if any(mark for of in marks.values() for mark in of) else []
+
+    def bar(cell: dict) -> tuple[float, float | None] | None:
+        ours = cell["ours"]
+        return ours and (ours["mean"], ours["std"] or ours["item_stderr"])
+
     return [
         charts.Bars(
-            f"accuracy (%), {panel}; dashed: the teacher; diamonds: published",
+            "; ".join(told),
             [titled(task) for task in tasks],
-            {method: [one and (one["mean"], one["std"]) for one in of] for method, of in numbers.items()},
-            [one and one["mean"] for one in levels],
-            {method: [one and one.mean for one in of] for method, of in published.items()},
+            {method: [bar(of[task]) for task in tasks] for method, of in cells.items()},
+            [teaching.get(task) for task in tasks],
+            marks,
         )
     ]
 
 
-def _over_demonstrations(panel: str, rows: list[Row]) -> list[charts.Lines]:
+def teaching(steps: list[Step]) -> dict[str, float]:
+    """Each task's teacher on the questions that it demonstrates, over all seeds, where it has answered them."""
+    of_task: dict[str, list[Step]] = {}
+    for step in (step for step in steps if step.kind == "annotate" and step.output.name.endswith(TAUGHT)):
+        of_task.setdefault(step.output.name.removesuffix(TAUGHT), []).append(step)
+    read = {task: results.number(Cell(tuple(of), task, "cot")) for task, of in of_task.items()}
+    return {task: number["mean"] for task, number in read.items() if number}
+
+
+def _over_demonstrations(panel: str, rows: list[dict]) -> list[charts.Lines]:
     shares = {f"{fraction:.0%}": 100 * fraction for fraction in FRACTIONS}
     drawn = []
-    for task in columns(rows):
+    for task in rows[0]["cells"]:
         series: dict[str, list[tuple[float, float]]] = {}
-        for row in (row for row in rows if task in row.cells):
-            if found := results.number(row.cells[task]):
-                series.setdefault(row.method, []).append((shares[row.trained_on], found["mean"]))
+        for row in (row for row in rows if row["cells"][task]["ours"]):
+            point = shares[row["trained_on"]], row["cells"][task]["ours"]["mean"]
+            series.setdefault(row["method"], []).append(point)
         if series:
             title = f"{titled(task)}, {panel}: accuracy (%)"
             drawn.append(charts.Lines(title, series, "% of the demonstrations"))

@@ -5,13 +5,20 @@ import statistics
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+
 from selfrefine.experiments.costs import spent
-from selfrefine.experiments.plans import Cell, Row
+from selfrefine.experiments.plans import CONTROL, Cell, Row
 from selfrefine.experiments.run import state
 from selfrefine.experiments.steps import Step
 from selfrefine.files import read_lines
-from selfrefine.scores import percent, spread
+from selfrefine.paper import BASELINE_COT, INSTRUCTED, REFINED
+from selfrefine.scores import item_stderr, percent, spread
 
+DRAWS = 10_000  # of random signs
+# which rows a row is compared with
+COMPARED = {INSTRUCTED: (BASELINE_COT,), REFINED: (INSTRUCTED, CONTROL), f"{REFINED} (DPO_CoT)": (INSTRUCTED,)}
+COMPARED |= {f"{REFINED} (DPO_answer)": (f"{REFINED} (DPO_CoT)",)}
 POINTS = 120  # of a curve, at most: what a chart can show
 # of phase 2: curve, name in metrics.jsonl
 CURVES = {"margin": "margin", "accuracy": "accuracy", "y_w": "chosen_change", "y_l": "rejected_change"}
@@ -19,38 +26,42 @@ LAST = ("chosen_logp", "rejected_logp", "chosen_change", "rejected_change", "mar
 
 
 def number(cell: Cell) -> dict | None:
-    """Accuracy in percent, or a rating, over the seeds that have run: {mean, std, runs, substring}.
+    """Accuracy in percent, or a rating, over the seeds that have run: {mean, std, runs, item_stderr, substring}.
 
-    `substring`: under the literal rule (§3.3). None where nothing has run.
+    `item_stderr`: the binomial standard error over the questions of one run; `substring`: under the literal rule
+    (§3.3). None where nothing has run.
     """
     found = [read(step, cell, index) for index, step in enumerate(cell.steps) if state(step) == "done"]
-    found = [pair for pair in found if pair]
+    found = [one for one in found if one]
     if not found:
         return None
-    runs = [mean for mean, _ in found]
-    literal = [substring for _, substring in found if substring is not None]
-    number = {"mean": statistics.mean(runs), "std": spread(runs), "runs": runs}
-    return number | {"substring": statistics.mean(literal) if literal else None}
+    runs, questions, literal = zip(*found, strict=True)
+    mean = statistics.mean(runs)
+    number = {"mean": mean, "std": spread(runs), "runs": list(runs)}
+    number["item_stderr"] = item_stderr(mean, questions[0]) if questions[0] else None
+    return number | {"substring": None if None in literal else statistics.mean(literal)}
 
 
-def read(step: Step, cell: Cell, index: int) -> tuple[float, float | None] | None:
-    """The number of one seed, and the same under the substring rule where there is one."""
+def read(step: Step, cell: Cell, index: int) -> tuple[float, int | None, float | None] | None:
+    """Of one seed: the number, of how many questions it is, and the same under the substring rule."""
     if step.kind == "annotate":
-        return percent(row["correct"] for _, row in read_lines(step.output) if row["task"] == cell.task), None
+        right = [row["correct"] for _, row in read_lines(step.output) if cell.task in (row["task"], "own")]
+        return (percent(right), len(right), None) if right else None
     results = json.loads(step.output.read_text(encoding="utf-8"))["results"]
     if step.kind == "evaluate":
         found = results.get(cell.task, {}).get(cell.prompt)
-        return found and (found["mean"], found["substring_mean"])
+        return found and (found["mean"], found["questions"], found["substring_mean"])
     rated = [results.get(str(file), {}).get(cell.prompt) for file in cell.answers[index]]
     rated = [one for one in rated if one and one["rated"]]
     count = sum(one["rated"] for one in rated)
-    return (sum(one["mean"] * one["rated"] for one in rated) / count, None) if count else None
+    return (sum(one["mean"] * one["rated"] for one in rated) / count, None, None) if count else None
 
 
 def training(steps: list[Step]) -> list[dict]:
     """Of every training run that is done: its curves, its tokens, and of phase 2 its pairs and displacement."""
     done = [step for step in steps if step.kind.startswith("train") and state(step) == "done"]
-    return [run_of(step.output, step.title.partition(", ")[2]) for step in done]
+    pairs = {step.title.split(", ")[1] for step in done}  # named where there are several
+    return [run_of(step.output, step.title.split(", ", 1 if len(pairs) > 1 else 2)[-1]) for step in done]
 
 
 def run_of(folder: Path, title: str) -> dict:
@@ -148,14 +159,47 @@ def columns(rows: list[Row]) -> list[str]:
     return list(dict.fromkeys(column for row in rows for column in row.cells))
 
 
-def changed(rows: list[Row], task: str, before: str, after: str) -> dict[str, int] | None:
-    """How many answers of a task became right and how many wrong from one row to the next, of the first seed."""
-    found = {}
-    for row in rows:
-        cell = row.cells.get(task)
-        if cell and row.trained_on in ("", task) and row.panel == rows[0].panel and row.method in (before, after):
-            found[row.method] = {one["id"]: one["correct"] for one in answers(cell.steps[0], task, cell.prompt)}
-    if not all(found.get(method) for method in (before, after)):
+def differences(rows: list[Row]) -> list[dict]:
+    """From row to row on the task trained on: whether the accuracies differ by more than noise, paired by question."""
+    by_method = {(row.panel, row.trained_on, row.method): row for row in rows}
+    found = []
+    for (panel, trained_on, method), row in by_method.items():
+        for before in COMPARED.get(method, ()):
+            first = by_method.get((panel, trained_on, before)) or by_method.get((panel, "", before))
+            for task in row.cells if first else ():
+                if trained_on not in columns(rows) or trained_on == task:
+                    what = {"panel": panel, "trained_on": trained_on, "task": task, "from": before, "to": method}
+                    tested = paired(_correct(first.cells[task]), _correct(row.cells[task]))
+                    found += [what | tested] if tested else []
+    return sorted(found, key=lambda one: (one["panel"], columns(rows).index(one["task"])))
+
+
+def _correct(cell: Cell) -> list[dict[str, bool]]:
+    """Of every seed: the questions, and whether they were answered rightly."""
+    return [{one["id"]: one["correct"] for one in answers(step, cell.task, cell.prompt)} for step in cell.steps]
+
+
+def paired(before: list[dict[str, bool]], after: list[dict[str, bool]]) -> dict | None:
+    """The difference in points with its standard error over questions, and p: how often chance alone makes as much.
+
+    A question's difference is its mean over seeds. If nothing but chance were between the rows, each might as well have
+    the other sign: p is the share of random signs whose sum is as far from 0 as the one found.
+    """
+    changes: dict[str, list[int]] = {}
+    kinds: Counter = Counter()
+    for first, second in zip(before, after, strict=True):
+        for question in first.keys() & second.keys():
+            changes.setdefault(question, []).append(second[question] - first[question])
+            kinds[second[question] - first[question]] += 1
+    if not changes:
         return None
-    kinds = Counter((found[before][one], right) for one, right in found[after].items() if one in found[before])
-    return {"became right": kinds[False, True], "became wrong": kinds[True, False], "questions": kinds.total()}
+    each = np.array([statistics.mean(of) for of in changes.values()])
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (DRAWS, np.count_nonzero(each)))
+    as_far = np.abs(signs @ each[each != 0]) > abs(each.sum()) - 1e-9
+    error = 100 * each.std(ddof=1) / len(each) ** 0.5 if len(each) > 1 else 0.0
+    told = {"became right": kinds[1], "became wrong": kinds[-1], "answers": kinds.total()}
+    return told | {
+        "difference": 100 * float(each.mean()),
+        "stderr": float(error),
+        "p": (1 + int(as_far.sum())) / (1 + DRAWS),
+    }

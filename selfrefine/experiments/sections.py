@@ -6,32 +6,39 @@ That is its pairs and where they moved, how answers are read, what changed, the 
 import statistics
 from typing import NamedTuple
 
-from selfrefine.experiments.plans import TEACHER
-from selfrefine.paper import GAPS, INSTRUCTED, KINDS, TITLES
+from selfrefine.experiments.plans import CONTROL, TEACHER
+from selfrefine.paper import BASELINE_COT, GAPS, INSTRUCTED, KINDS, REFINED, TITLES
 from selfrefine.scores import cell as accuracy
 
 NOT_RUN = "–"
+SIGNIFICANT = 0.05
+STARRED = {INSTRUCTED: BASELINE_COT, REFINED: INSTRUCTED}  # compared with
 
 
 class Shown(NamedTuple):
-    """A cell of the experiment's table: our number, the paper's, and whether it is of the task trained on."""
+    """A cell of the experiment's table: our number, its standard error over questions, the paper's number, whether it
+    is of the task trained on, and whether it differs from the row's that it is compared with."""
 
     ours: str
+    error: str = ""
     paper: str = ""
     own: bool = False
+    differs: bool = False
 
     def __str__(self) -> str:
-        """ "65.0 ± 0.2 (65.3±.3)" """
-        return f"{self.ours} ({self.paper})" if self.paper else self.ours
+        """ "65.0 ± 0.2 [2.1]* (65.3±.3)" """
+        error = f"[{self.error}]{'*' if self.differs else ''}" if self.error else ""
+        return " ".join(filter(None, (self.ours, error, f"({self.paper})" if self.paper else "")))
 
 
 class Section(NamedTuple):
-    """A table, with what a reader should know of it."""
+    """A table, with what a reader should know of it; its first columns are names."""
 
     title: str
     said: str
     heads: list[str]
     lines: list[list[str | Shown]]
+    names: int = 1
 
 
 def titled(name: str) -> str:
@@ -45,7 +52,13 @@ def introduction(content: dict) -> str:
     of = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}"
     what = "Mean rating from 1 to 3" if content["rating"] else "Accuracy in percent"
     printed = any(cell["paper"] for row in content["rows"] for cell in row["cells"].values())
-    told = [f"{what}, {of}{'; beside it what the paper prints, where it printed something' if printed else ''}."]
+    told = [f"{what}, {of}."]
+    if not content["rating"]:
+        told.append("[ ]: standard error over the questions (binomial).")
+    if any(one["p"] < SIGNIFICANT for one in content["differences"]):
+        told.append(f"*: differs from the row before, on the task trained on, by more than noise (p < {SIGNIFICANT}).")
+    if printed:
+        told.append("( ): what the paper prints.")
     if done["done"] < done["all"]:
         told.append(f"{done['done']} of {done['all']} commands are done: {NOT_RUN} has not run.")
     return " ".join([*told, content["settings"]["recipe"]["about"]]).strip()
@@ -56,31 +69,42 @@ def tables(content: dict) -> list[Section]:
     panels: dict[str, list[dict]] = {}
     for row in content["rows"]:
         panels.setdefault(row["panel"], []).append(row)
-    return [_panel(title, rows, content["rating"]) for title, rows in panels.items()]
+    differing = {
+        (one["panel"], one["trained_on"], one["to"], one["task"])
+        for one in content["differences"]
+        if one["p"] < SIGNIFICANT and one["from"] == STARRED.get(one["to"])
+    }
+    return [_panel(title, rows, content["rating"], differing) for title, rows in panels.items()]
 
 
-def _panel(title: str, rows: list[dict], rating: bool) -> Section:
+def _panel(title: str, rows: list[dict], rating: bool, differing: set[tuple]) -> Section:
     """In the layout of Table 1; without its first column where that would be empty."""
     columns = list(dict.fromkeys(column for row in rows for column in row["cells"]))
     trained = any(row["trained_on"] for row in rows)
     lines = [
         [*([titled(row["trained_on"])] if trained else []), row["method"]]
-        + [_shown(row["cells"].get(column), rating, column == row["trained_on"]) for column in columns]
+        + [
+            _shown(row["cells"].get(column), rating)._replace(
+                own=column == row["trained_on"] and column in row["cells"],
+                differs=(title, row["trained_on"], row["method"], column) in differing,
+            )
+            for column in columns
+        ]
         for row in rows
     ]
-    return Section(title, "", [*(["trained on"] if trained else []), "", *map(titled, columns)], lines)
+    return Section(title, "", [*(["trained on"] if trained else []), "", *map(titled, columns)], lines, 1 + trained)
 
 
-def _shown(cell: dict | None, rating: bool, own: bool) -> Shown:
+def _shown(cell: dict | None, rating: bool) -> Shown:
     if not cell:  # the table has no such cell
         return Shown("")
     ours, paper = cell["ours"], cell["paper"]
     printed = paper["printed"] + (" (broken in print)" if paper["broken"] else "") if paper else ""
     if not ours:
-        return Shown(NOT_RUN, printed, own)
+        return Shown(NOT_RUN, paper=printed)
     if not rating:
-        return Shown(accuracy(ours["mean"], ours["std"]), printed, own)
-    return Shown(f"{ours['mean']:.2f}" + ("" if ours["std"] is None else f" ± {ours['std']:.2f}"), printed, own)
+        return Shown(accuracy(ours["mean"], ours["std"]), f"{ours['item_stderr']:.1f}", printed)
+    return Shown(f"{ours['mean']:.2f}" + ("" if ours["std"] is None else f" ± {ours['std']:.2f}"), paper=printed)
 
 
 def diagnostics(content: dict) -> list[Section]:
@@ -88,9 +112,9 @@ def diagnostics(content: dict) -> list[Section]:
     made = [
         _printed(content),
         _gaps(content),
+        _differences(content),
         _pairs(content),
         _reading(content),
-        _changes(content),
         _training(content),
     ]
     return [section for section in made if section.lines]
@@ -103,7 +127,7 @@ def _printed(content: dict) -> Section:
         for row in content["printed"]
     ]
     said = "Other models, other tasks: only directions compare."
-    return Section("The paper's own table", said, ["trained on", "", *map(titled, tasks)], lines)
+    return Section("The paper's own table", said, ["trained on", "", *map(titled, tasks)], lines, 2)
 
 
 def _gaps(content: dict) -> Section:
@@ -155,6 +179,7 @@ def _pairs(content: dict) -> Section:
 
 def _reading(content: dict) -> Section:
     cells = [(row, column, cell) for row in content["rows"] for column, cell in row["cells"].items() if cell["style"]]
+    several = len({row["panel"] for row, _, _ in cells}) > 1
     return Section(
         "Answers: how they are read, and their style",
         "Accuracy by the final answer, which the tables above have, beside the paper's literal rule (the target occurs "
@@ -163,29 +188,42 @@ def _reading(content: dict) -> Section:
         ["row", "evaluated on", "final answer (%)", "substring rule (%)", "not read (%)", "words", "without EOS (%)"],
         [
             [
-                ", ".join(filter(None, (row["method"], titled(row["trained_on"]), row["panel"]))),
+                ", ".join(filter(None, (row["panel"] * several, titled(row["trained_on"]), row["method"]))),
                 titled(column),
                 *(f"{cell['ours'][name]:.1f}" for name in ("mean", "substring")),
                 *(f"{cell['style'][name]:.1f}" for name in ("unread", "words", "cut")),
             ]
             for row, column, cell in cells
         ],
+        2,
     )
 
 
-def _changes(content: dict) -> Section:
+def _differences(content: dict) -> Section:
+    several = len({one["panel"] for one in content["differences"]}) > 1
     return Section(
-        "From instruction-tuning to self-refine",
-        "Test questions of the task trained on whose answer became right or wrong, first seed.",
-        ["task", "became right", "became wrong", "questions"],
-        [[titled(task), *map(str, change.values())] for task, change in content["changes"].items() if change],
+        "Differences: more than noise?",
+        "On the task trained on, paired by question over all seeds. p: how often random signs of the questions' own "
+        "differences make one as large, that is, how easily chance alone would.",
+        ["task", "from", "to", "points", "became right", "became wrong", "answers", "p"],
+        [
+            [
+                ", ".join(filter(None, (one["panel"] * several, titled(one["task"])))),
+                *(one["from"], one["to"]),
+                f"{one['difference']:+.1f} ± {one['stderr']:.1f}",
+                *(str(one[name]) for name in ("became right", "became wrong", "answers")),
+                f"{one['p']:.3f}" if one["p"] >= 0.001 else "< 0.001",
+            ]
+            for one in content["differences"]
+        ],
+        3,
     )
 
 
 def _training(content: dict) -> Section:
     said = "Tokens that went forward only (phase 2's sampling and reference) count a third of a trained one."
-    if content["control"]:
-        said += f' "{content["control"]}" is phase 1 for about as long as both phases cost: the run -control.'
+    if any(row["method"] == CONTROL for row in content["rows"]):
+        said += f' "{CONTROL}" is phase 1 for about as long as both phases cost: the run -control.'
     return Section(
         "Training, and what it cost",
         said,

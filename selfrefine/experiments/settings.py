@@ -68,6 +68,7 @@ class Settings:
     student: str | None = None  # None: the experiment's own
     teacher: str | None = None
     tasks: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()  # to evaluate on, not to train on
     seeds: tuple[int, ...] = (0,)  # each a whole run of the method
     limit: int | None = None  # questions of each task, to train on and to test
     data: Path | None = None
@@ -83,11 +84,11 @@ class Settings:
         """The tasks of the experiment's tables."""
         if self.test:
             return tuple(dict.fromkeys(question.task for question in own_questions(self.test)))
-        return self.tasks or (FIGURE_5_TASKS if name == "figure5" else paper.TASKS)
+        return (self.tasks or (FIGURE_5_TASKS if name == "figure5" else paper.TASKS)) + self.also
 
     def trained(self, name: str) -> tuple[str, ...]:
         """The tasks that students are trained on."""
-        return tuple(task for task in self.columns(name) if task not in UNTRAINED)
+        return tuple(task for task in self.columns(name) if task not in (*UNTRAINED, *self.also))
 
     def pairs(self, name: str) -> list[Pair]:
         """The experiment's teachers and students, with the user's in their place."""
@@ -131,10 +132,10 @@ def settings(recipe: Recipe, **given) -> Settings:
     if strange := sorted(chosen.keys() - Settings.__dataclass_fields__.keys()):
         raise UserError(f'recipe {recipe.name}: "experiments" has no flag --{strange[0].replace("_", "-")}.')
     flags = {"output": Path("runs") / recipe.name} | chosen | given
-    for name in ("tasks", "seeds"):
+    for name in ("tasks", "also", "seeds"):
         flags[name] = tuple(dict.fromkeys(flags.get(name, Settings.__dataclass_fields__[name].default)))
     known = (*paper.TITLES, *pocket.TASKS)
-    for task in flags["tasks"]:
+    for task in (*flags["tasks"], *flags["also"]):
         if task not in known:
             raise UserError(f'--tasks: there is no task "{task}": the tasks are {", ".join(known)}.')
     if flags.get("demonstrations") and not flags["demonstrations"].is_dir():
@@ -156,8 +157,9 @@ def model(name: str) -> Model:
         if name in (known.key, known.name):
             return known
     base = Path(name).name
-    size = re.search(r"(\d+(?:\.\d+)?)\s*b\b", base, re.IGNORECASE)
-    return Model(base.lower(), base, name, float(size[1]) if size else None)
+    size = re.search(r"(\d+(?:\.\d+)?)\s*([bm])\b", base, re.IGNORECASE)
+    billions = float(size[1]) / (1 if size[2].lower() == "b" else 1000) if size else None
+    return Model(base.lower(), base, name, billions)
 
 
 _LLAMA_7B = Pair(MODELS["llama-2-70b"], MODELS["llama-2-7b"], "in-family")

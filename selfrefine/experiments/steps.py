@@ -10,7 +10,7 @@ from pathlib import Path
 
 from selfrefine.experiments import costs
 from selfrefine.experiments.settings import OPENAI, SCRIPTED, Model, Pair, Settings, own_questions
-from selfrefine.files import digest
+from selfrefine.files import beside, digest
 from selfrefine.tasks import pocket
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +59,7 @@ class Step:
     @property
     def predictions(self) -> Path:
         """Where the answers lie, question by question: an evaluation's predictions, or the annotation itself."""
-        return self.output.with_suffix(".predictions.jsonl") if self.kind == "evaluate" else self.output
+        return beside(self.output, ".predictions.jsonl") if self.kind == "evaluate" else self.output
 
 
 def in_order(wanted: Iterable[Step]) -> list[Step]:

@@ -1,5 +1,6 @@
 """What makes the plain path quick: an idea a file, each with the formula it replaces at its top and the test that holds
-both equal. `speed_up(student)` is the one line in the scripts; `--plain` leaves it out.
+both equal, up to rounding (with dropout, other masks are drawn). The scripts say so in one place, `--plain` leaves it
+out: `speed_up` changes the layers' forwards; the functions here stand in for those of `training/log_probs.py`.
 
 | file | idea |
 |---|---|

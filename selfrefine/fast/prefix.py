@@ -13,7 +13,7 @@ Here a row is [x̂, y_w, y_l]; each response goes on where the prompt ends, and 
 Held equal by tests/test_fast.py::test_prefix.
 """
 
-from collections.abc import Sequence as Listed
+from collections.abc import Sequence
 from itertools import groupby
 
 import torch
@@ -21,13 +21,13 @@ from torch import Tensor, nn
 
 from selfrefine.fast.head import TokenLogProbs
 from selfrefine.model.student import Student, additive
-from selfrefine.training.batches import Pair, Sequence
+from selfrefine.training.batches import Example, Pair
 
 
-def laid_out(rows: Listed[tuple[list[int], list[list[int]]]], student: nn.Module):
+def laid_out(rows: Sequence[tuple[list[int], list[list[int]]]], student: nn.Module):
     """Rows of a prompt and what follows it, laid out as above: ids and positions (B, T) int64; the mask that is added
     to attention's scores, (B, 1, T, T), or None without a second branch; the columns where branches begin."""
-    width = max(len(prompt) + sum(map(len, responses)) for prompt, responses in rows)
+    longest = max(len(prompt) + sum(map(len, responses)) for prompt, responses in rows)
     ids, positions, branches, starts = [], [], [], []  # in branches 0 is the prompt, n its nth response, −1 padding
     for prompt, responses in rows:
         begin = len(prompt)
@@ -40,10 +40,11 @@ def laid_out(rows: Listed[tuple[list[int], list[list[int]]]], student: nn.Module
             ids[-1] += response
             positions[-1] += range(begin, begin + len(response))
             branches[-1] += [branch] * len(response)
-        padding = width - len(ids[-1])
+        padding = longest - len(ids[-1])
         ids[-1] += [0] * padding
-        # no jump after one response, which transformers would take for packed rows; a pair may be beyond the context
-        positions[-1] += range(len(positions[-1]), width) if len(responses) == 1 else [0] * padding
+        # after one response positions go on: without a mask, transformers takes a fall in them for packed rows;
+        # after branches they are 0: a row may be longer than the context that rotations are made for
+        positions[-1] += range(len(positions[-1]), longest) if len(responses) == 1 else [0] * padding
         branches[-1] += [-1] * padding
 
     mask = None  # right padding needs none: under causal attention no real token sees what comes after it
@@ -51,39 +52,44 @@ def laid_out(rows: Listed[tuple[list[int], list[list[int]]]], student: nn.Module
         branch = torch.tensor(branches)
         visible = ((branch[:, :, None] == branch[:, None, :]) | (branch == 0)[:, None, :]).tril()  # (B, T, T) bool
         mask = additive(visible[:, None].to(student.device), student.dtype)
-    return *(torch.tensor(values).to(student.device, non_blocking=True) for values in (ids, positions)), mask, starts
+    return _on(student, ids), _on(student, positions), mask, starts
 
 
-def response_log_probs(student: Student, sequences: Listed[Sequence]) -> Tensor:
-    """(R,) float32: log π_θ(y | x) of each sequence's response. Neighbours that hold one prompt (the same list, not two
-    of the same ids: a row is never wider than its pair) are branches of one row."""
-    same = [list(group) for _, group in groupby(sequences, key=lambda s: id(s.prompt))]
-    rows = [(group[0].prompt, [s.response for s in group]) for group in same]
+def _on(student: nn.Module, values: list) -> Tensor:
+    return torch.tensor(values).to(student.device, non_blocking=True)
+
+
+def response_log_probs(student: Student, examples: Sequence[Example]) -> Tensor:
+    """(R,) float32: log π_θ(y | x) of each example's response. Neighbours that hold one prompt are branches of one row.
+
+    One prompt is one list, not two of the same ids: so a row is what `width` says of its pair.
+    """
+    same = [list(group) for _, group in groupby(examples, key=lambda example: id(example.prompt))]
+    rows = [(group[0].prompt, [example.response for example in group]) for group in same]
     ids, positions, mask, starts = laid_out(rows, student)
-    places, columns, targets, lengths = [], [], [], []  # of each response token: its row, the column that predicts it
-    for row, (prompt, responses) in enumerate(rows):
-        for response, start in zip(responses, starts[row], strict=True):
-            columns += [len(prompt) - 1, *range(start, start + len(response) - 1)][: len(response)]
-            targets += response
-            places += [row] * len(response)
-            lengths.append(len(response))
     hidden = student.base_model(
         input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False
     ).last_hidden_state  # (B, T, H), compute dtype
-    places, columns, targets, lengths = (
-        torch.tensor(values).to(student.device, non_blocking=True) for values in (places, columns, targets, lengths)
-    )  # (N,) int64 each, lengths (R,)
-    states = hidden[places, columns]  # (N, H): s_t, the state before each response token
-    per_token = TokenLogProbs.apply(states, student.get_output_embeddings().weight, targets)  # (N,) float32
-    return torch.segment_reduce(per_token, "sum", lengths=lengths, unsafe=True)  # (R,): sums, not means
+    places, columns, targets, lengths = [], [], [], []  # of each response token: its row, the column that predicts it
+    for row, (prompt, responses) in enumerate(rows):
+        for response, start in zip(responses, starts[row], strict=True):
+            # a branch's first token is predicted by the prompt's last, each other one by that before it
+            columns += [len(prompt) - 1, *range(start, start + len(response) - 1)]
+            targets += response
+            places += [row] * len(response)
+            lengths.append(len(response))
+    states = hidden[_on(student, places), _on(student, columns)]  # (N, H): s_t, the state before each response token
+    head = student.get_output_embeddings().weight
+    per_token = TokenLogProbs.apply(states, head, _on(student, targets))  # (N,) float32
+    return torch.segment_reduce(per_token, "sum", lengths=_on(student, lengths), unsafe=True)  # (R,), nothing checked
 
 
-def pair_log_probs(student: Student, pairs: Listed[Pair]) -> tuple[Tensor, Tensor]:
+def pair_log_probs(student: Student, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
     """log π_θ(y_w | x̂) and log π_θ(y_l | x̂), (P,) float32 each, the two sides of a pair beside each other."""
-    sides = [Sequence(pair.prompt, response) for pair in pairs for response in pair.responses]
+    sides = [Example(pair.prompt, response) for pair in pairs for response in pair.responses]
     return response_log_probs(student, sides).view(-1, 2).unbind(1)
 
 
-def width(example: Sequence | Pair) -> int:
-    """Tokens that a sequence or a pair takes in a batch: its prompt once, and every response."""
+def width(example: Example | Pair) -> int:
+    """Tokens that an example or a pair takes in a batch: its prompt once, and every response."""
     return len(example.prompt) + sum(map(len, example.responses))

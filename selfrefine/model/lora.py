@@ -8,7 +8,8 @@ Dettmers et al., 2023).
         └── dropout ── A (r, in) ── B (out, r) ── · α/r ────────┘
 
 A and B, their gradients and Adam's moments are float32: in bfloat16 a step of 1e-6 rounds to nothing. They are cast to
-the compute dtype where they are used. B = 0 at the start, so the student starts as its own base, bit for bit.
+the compute dtype where they are used. A fresh adapter has B = 0, so that phase 1 starts from the bare student, bit for
+bit; phase 2 goes on with phase 1's A and B (`model/adapter.py`).
 """
 
 import logging
@@ -42,7 +43,7 @@ class NF4Linear(bnb.nn.Linear4bit):
         self.weight = bnb.nn.Params4bit(values, requires_grad=False, quant_type="nf4", module=self).to(device)
         self.weight.quant_state.dtype = dtype  # what dequantising gives
         self.bias = None if bias is None else nn.Parameter(bias.to(device, dtype), requires_grad=False)
-        self.dense: Tensor | None = None  # the weight in the compute dtype, (out, in), while `fast.dense` holds it
+        self.dense: Tensor | None = None  # the weight in the compute dtype, (out, in), while `fast/dense.py` holds it
 
     def dequantize(self) -> Tensor:
         """The weight in the compute dtype, (out, in)."""

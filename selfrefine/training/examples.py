@@ -1,4 +1,4 @@
-"""From records (lines of the user's files) to sequences and pairs of token ids: what is kept, what is left out, and
+"""From records (lines of the user's files) to examples and pairs of token ids: what is kept, what is left out, and
 that it is said."""
 
 import argparse
@@ -13,11 +13,11 @@ from selfrefine.records import Demonstration, Preference, read_demonstrations
 from selfrefine.tasks.answers import grade
 from selfrefine.tasks.prompts import join, options_in
 from selfrefine.tasks.splits import fraction_of, hold_out
-from selfrefine.training.batches import Pair, Sequence
+from selfrefine.training.batches import Example, Pair
 from selfrefine.training.setup import Setup
 
 Record = TypeVar("Record", Demonstration, Preference)
-Example = TypeVar("Example", Sequence, Pair)
+Ids = TypeVar("Ids", Example, Pair)
 
 
 def kept_demonstrations(args: argparse.Namespace) -> tuple[list[Demonstration], list[Demonstration]]:
@@ -39,36 +39,37 @@ def is_correct(row: Demonstration) -> bool:
 
 def split(
     records: list[Record],
-    encode: Callable[[Setup, list[Record]], list[Example]],
+    encode: Callable[[Setup, list[Record]], list[Ids]],
     setup: Setup,
     among: Iterable[Demonstration | Preference] | None = None,
-) -> tuple[list[Example], list[Example]]:
+) -> tuple[list[Ids], list[Ids]]:
     """To train on, and the --validation-fraction of the questions of `among` (default: the records'), as token ids."""
     args = setup.args
     train, validation = hold_out(records, args.validation_fraction, args.seed, among=among)
     return encode(setup, train), encode(setup, validation)
 
 
-def sequences_of(setup: Setup, records: list[Demonstration]) -> list[Sequence]:
-    """(i, q, â) of §2.1 as ids: prompt, response, end token. Records that cannot be used are left out."""
-    sequences, problems, turn = [], [], marks(setup.tokenizer, setup.chat_template)
+def examples_of(setup: Setup, records: list[Demonstration]) -> list[Example]:
+    """(i, q, â) of §2.1 as ids: the prompt is x̂ (Table 6's input has the trigger), the response â with its end token.
+    Records that cannot be used are left out."""
+    examples, problems, turn = [], [], marks(setup.tokenizer, setup.chat_template)
     for record in records:
         asked = join(record.instruction, record.input)
         prompt = encode_prompt(setup.tokenizer, asked, chat_template=setup.chat_template)
-        sequence = Sequence(prompt, _response(setup.tokenizer, record.output, None, record.ended, turn), record.id)
-        problem = "an empty answer" if not record.output.strip() else _problem(sequence, setup.config)
+        example = Example(prompt, _response(setup.tokenizer, record.output, None, record.ended, turn), record.id)
+        problem = "an empty answer" if not record.output.strip() else _problem(example, setup.config)
         problem = problem or rendered(asked, [record.output], turn)
         if problem:
             problems.append(f"{record.id}: {problem}")
         else:
-            sequences.append(sequence)
+            examples.append(example)
     _require_most(len(records), problems, setup.args.max_dropped, "demonstrations")
-    return sequences
+    return examples
 
 
 def pairs_of(setup: Setup, records: list[Preference]) -> list[Pair]:
-    """(x̂, y_w, y_l) as ids, both sides after the same prompt (Eq. 3). Records that cannot be used are left out, those
-    of equal sides too: their gradient is zero."""
+    """(x̂, y_w, y_l) as ids (x in place of x̂ for Eq. 5). Records that cannot be used are left out, those of equal sides
+    too: their gradient is zero."""
     pairs, problems, equal, turn = [], [], 0, marks(setup.tokenizer, setup.chat_template)
     for record in records:
         prompt = encode_prompt(setup.tokenizer, record.prompt, chat_template=setup.chat_template)
@@ -98,7 +99,7 @@ def _response(tokenizer: Tokenizer, text: str, ids: tuple[int, ...] | None, ende
     return [*tokens, turn.end_id] if ended else tokens
 
 
-def _problem(example: Sequence | Pair, config) -> str | None:
+def _problem(example: Example | Pair, config) -> str | None:
     """Why an example cannot be trained on, if so."""
     longest = len(example.prompt) + max(map(len, example.responses))
     if longest > context(config):

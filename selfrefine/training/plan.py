@@ -65,6 +65,11 @@ def dequantize_once(config: PretrainedConfig, device: torch.device, dtype: torch
     return device.type == "cpu" and _linear(config) * dtype.itemsize < free_memory(device) / 2
 
 
+def micro_batch_tokens(device: torch.device) -> int:
+    """--micro-batch-tokens where it is not given: a GPU wants long products, a CPU's cache short ones."""
+    return 2048 if device.type == "cuda" else 1024
+
+
 def _linear(config: PretrainedConfig) -> int:
     """Weights in 4-bit layers."""
     return config.num_hidden_layers * sum(i * o for i, o in _shapes(config).values())

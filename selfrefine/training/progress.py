@@ -62,7 +62,8 @@ def require_finite(loss: float, grad_norm: float, ids: list[str]) -> None:
 def require_start(loss: float, margin: float, dtype: torch.dtype) -> None:
     """Raise RunError where step 0 of phase 2 is not at ln 2 and margin 0: then the reference is not π_inst.
 
-    Exact in float32; in bfloat16, log-probabilities of other batch shapes differ in their last bits.
+    To the bit where a resumed run finds the same micro-batches; else log-probabilities of other batch shapes differ in
+    their last bits, which are coarse in bfloat16.
     """
     allowed = 1e-6 if dtype == torch.float32 else 5e-3
     if abs(loss - math.log(2)) > allowed or abs(margin) > 2 * allowed:

@@ -17,7 +17,7 @@ from selfrefine.model.lora import add_lora
 from selfrefine.model.student import Student, Tokenizer, find, fingerprint, load_student, load_tokenizer, read_config
 from selfrefine.model.template import ChatTemplate
 from selfrefine.tasks.splits import HOLD_OUT
-from selfrefine.training.plan import dequantize_once, describe, disk
+from selfrefine.training.plan import dequantize_once, describe, disk, micro_batch_tokens
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def prepare(args: argparse.Namespace) -> Setup:
     instructed = read_settings(args.adapter) if getattr(args, "adapter", None) else None
     if instructed:
         args.lora_rank, args.lora_alpha, args.lora_targets = instructed.rank, instructed.alpha, [*instructed.targets]
-    args.micro_batch_tokens = args.micro_batch_tokens or command.micro_batch_tokens(device)
+    args.micro_batch_tokens = args.micro_batch_tokens or micro_batch_tokens(device)
     if args.dequantize_once is None:
         args.dequantize_once = not args.plain and dequantize_once(config, device, dtype)
     trained = instructed and instructed.chat_template
