@@ -2,7 +2,8 @@
 
 The weights are made and quantised layer by layer: nothing is downloaded, and no model in 16 bits is ever held. Rows
 have the lengths of GSM8K's demonstrations. Prints tokens a second (DPO: the prompt counted with each side, as
-trainers count it), peak memory, the matmul rate measured here and the share of it that the step reached.
+trainers count it), peak memory, the matmul rate measured here and the share of it
+that the step reached (sampling: decoding alone).
 """
 
 import argparse
@@ -13,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from selfrefine import command
@@ -58,27 +60,34 @@ def main() -> None:
 
     import torch
 
-    from selfrefine.model.lora import NF4Linear, add_lora
+    from selfrefine import fast
+    from selfrefine.model.lora import NF4Linear, add_lora, lora_parameters
     from selfrefine.training.plan import micro_batch_tokens
 
     device, dtype = command.machine(args)
     args.micro_batch_tokens = args.micro_batch_tokens or micro_batch_tokens(device)
     student, tokenizer = _student(args, device, dtype)
     add_lora(student, rank=args.lora_rank, alpha=16, dropout=0.0, seed=args.seed, targets=args.lora_targets)
+    if not args.plain:
+        fast.speed_up(student)
     linear = sum(m.in_features * m.out_features for m in student.modules() if isinstance(m, NF4Linear))
-    head = student.lm_head.weight.numel()
+    lora, head = sum(p.numel() for p in lora_parameters(student).values()), student.lm_head.weight.numel()
     if args.phase == "sample":
-        step, tokens, flops = _sampling(args, student, tokenizer, linear + head)
+        step, read, tokens, flops = _sampling(args, student, tokenizer, linear + lora + head)
     else:
-        step, tokens, flops = _training(args, student, linear, head)
+        step, tokens, flops = _training(args, student, linear, lora, head)
 
-    seconds = []
-    for _ in range(args.steps + 1):
-        begin = time.perf_counter()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - begin)
+    def timed(step) -> list[float]:
+        seconds = []
+        for _ in range(args.steps + 1):
+            begin = time.perf_counter()
+            step()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds.append(time.perf_counter() - begin)
+        return seconds
+
+    seconds = timed(step)
     taken = statistics.median(seconds[1:])
     ceiling = _matmul_rate(device, dtype)
     if device.type == "cuda":
@@ -97,9 +106,16 @@ def main() -> None:
         "matmul_tflops": ceiling / 1e12,
         "share_of_matmul": flops / taken / ceiling,
     }
+    if args.phase == "sample" and args.max_new_tokens > 1:  # of the tokens after the first, their share too
+        result["reading_seconds"] = reading = statistics.median(timed(read)[1:])
+        left = tokens * (args.max_new_tokens - 1) / args.max_new_tokens
+        rate = result["decoding_tokens_per_second"] = left / (taken - reading)
+        result["share_of_matmul"] = rate * 2 * (linear + lora + head) / ceiling
+        print(f"prompts read in {reading:.3g} s, first tokens included; decoding alone {rate:,.0f} tokens/s")
     print(
         f"{args.config}, {args.phase}: {tokens / taken:,.0f} tokens/s, peak memory {peak:,.0f} MiB; matmuls of this "
-        f"machine {ceiling / 1e12:.3g} TFLOP/s, of which the step reached {100 * result['share_of_matmul']:.0f} %"
+        f"machine {ceiling / 1e12:.3g} TFLOP/s, of which "
+        f"{'decoding' if args.phase == 'sample' else 'the step'} reached {100 * result['share_of_matmul']:.0f} %"
     )
     print("RESULT " + json.dumps(result))
 
@@ -144,7 +160,7 @@ def _random_tensors(config, device, dtype) -> Iterator[tuple]:
         yield name, tensor.fill_(1.0) if tensor.dim() == 1 else tensor.normal_(std=0.02)
 
 
-def _training(args: argparse.Namespace, student, linear: int, head: int):
+def _training(args: argparse.Namespace, student, linear: int, lora: int, head: int):
     """An optimizer step of a phase as its script takes it, its tokens, and the FLOPs that it cannot do without."""
     import torch
 
@@ -186,12 +202,12 @@ def _training(args: argparse.Namespace, student, linear: int, head: int):
     scored = sum(len(response) for row in rows for response in row.responses)
     computed = scored + sum(len(row.prompt) for row in rows)
     tokens = scored + sum(len(row.prompt) * len(row.responses) for row in rows)
-    # forward and backward to the activations; the head where a token is scored, its gradient made beside its loss
-    return step, tokens, 4 * linear * computed + 4 * head * scored
+    # forward and backward to the activations, and to A and B; the head where a token is scored
+    return step, tokens, (4 * linear + 6 * lora) * computed + 4 * head * scored
 
 
 def _sampling(args: argparse.Namespace, student, tokenizer, parameters: int):
-    """Sampling of all prompts, none of which ends early; the new tokens; their FLOPs."""
+    """Sampling of all prompts, none of which ends early, and of one token each; the new tokens; all FLOPs."""
     from selfrefine.files import read_lines
     from selfrefine.model.encoding import encode_prompt
     from selfrefine.model.student import context
@@ -211,13 +227,13 @@ def _sampling(args: argparse.Namespace, student, tokenizer, parameters: int):
             for _ in range(args.rows)
         ]
 
-    def step() -> None:
-        seeds = range(len(prompts))
-        for _ in sample(student, prompts, seeds, end_ids=[], temperature=0.1, max_new_tokens=args.max_new_tokens):
+    def step(new: int) -> None:
+        for _ in sample(student, prompts, range(len(prompts)), end_ids=[], temperature=0.1, max_new_tokens=new):
             pass
 
     new = sum(min(args.max_new_tokens, context(student.config) - len(prompt)) for prompt in prompts)
-    return step, new, 2 * parameters * (new + sum(map(len, prompts)))
+    flops = 2 * parameters * (new + sum(map(len, prompts)))
+    return partial(step, args.max_new_tokens), partial(step, 1), new, flops
 
 
 def _matmul_rate(device, dtype) -> float:

@@ -5,23 +5,24 @@ work changes it (but for the last bits of batched arithmetic).
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch.nn import functional as F
-from transformers import Cache, DynamicCache, GenerationConfig
+from transformers import DynamicCache, GenerationConfig
 
 from selfrefine.errors import UserError
-from selfrefine.fast.dense import dequantized
+from selfrefine.fast.decoding import alike
+from selfrefine.model.cache import KeyValues
 from selfrefine.model.student import Student, additive, context
 
-BLOCK = 64  # columns by which the cache grows
 GREEDY = 1e-6  # a temperature below is 0: float32 has no such logits
 TOP_K = 50  # transformers' default, where a repository's generation_config.json says nothing
-READ = 8  # prompts read together: few enough to be of like lengths, so that little is padding
+READ = 4  # prompts read together, when so many rows are free
+WINDOW = 8  # batches whose rows take each other's places: what is drawn again where a run was stopped, at most
 
 
 @dataclass(frozen=True)
@@ -30,49 +31,6 @@ class Sampled:
 
     ids: list[int]
     ended: bool
-
-
-class KeyValues(Cache):
-    """Keys and values of all layers, (B, h_kv, capacity, d) each, a token at the column of its position.
-
-    New ones are written in place, and room is made by blocks: transformers' own growing cache copies all of it every
-    token. What stands right of a row's newest token is of no use and must be masked.
-    """
-
-    def __init__(self, rows: int):
-        super().__init__(layers=[])
-        self.rows, self.capacity = rows, 0
-        self.positions = torch.empty(0)  # (B,) int64: where the next token of each row is written
-        self.stored: list[list[torch.Tensor]] = []  # [keys, values] of each layer
-
-    def reserve(self, length: int) -> None:
-        """Make room for `length` tokens a row."""
-        if length > self.capacity:
-            more = -(-length // BLOCK) * BLOCK - self.capacity
-            self.capacity += more
-            for layer in self.stored:  # one by one: no more than a layer exists twice
-                layer[:] = [F.pad(part, (0, 0, 0, more)) for part in layer]
-
-    def put(self, begin: int, read: DynamicCache) -> None:
-        """The prompts of the rows from `begin` on, as transformers' cache holds them after reading."""
-        for number, layer in enumerate(read.layers):
-            both = layer.keys, layer.values  # (b, h_kv, T, d) each
-            if number == len(self.stored):
-                self.stored.append([p.new_zeros(self.rows, p.shape[1], self.capacity, p.shape[3]) for p in both])
-            for whole, part in zip(self.stored[number], both, strict=True):
-                whole[begin : begin + len(part), :, : part.shape[2]] = part
-
-    def update(self, key: torch.Tensor, value: torch.Tensor, layer: int, *_, **__) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write a layer's keys and values of one new token a row, (B, h_kv, 1, d); give all, unused room included."""
-        keys, values = self.stored[layer]
-        rows = torch.arange(len(keys), device=keys.device)
-        keys[rows, :, self.positions], values[rows, :, self.positions] = key[:, :, 0], value[:, :, 0]
-        return keys, values
-
-    def keep(self, rows: torch.Tensor) -> None:
-        """Only these rows go on."""
-        for layer in self.stored:
-            layer[:] = [part[rows] for part in layer]
 
 
 def row_seed(seed: int, *key: str) -> int:
@@ -100,6 +58,39 @@ def told(temperature: float, top_k: int | None, top_p: float | None) -> str:
     return f"temperature {temperature:g}, top-k {top_k or 'off'}, top-p {top_p or 'off'}"
 
 
+class Plain:
+    """transformers' own forward over a cache of `rows` rows, which any causal model has; what `fast.decoding.Decoder`
+    does too."""
+
+    def __init__(self, student: Student, rows: int):
+        self.student, self.cache = student, KeyValues(rows)
+
+    def read(self, prompts: list[list[int]], begin: int) -> torch.Tensor:
+        """Put the prompts into the rows from `begin` on; the logits of their first answer tokens, (b, V) float32."""
+        width = max(map(len, prompts))
+        ids = torch.tensor([prompt + [0] * (width - len(prompt)) for prompt in prompts], device=self.student.device)
+        read = DynamicCache()
+        # right padding needs no mask: under causal attention no real token sees what comes after it
+        hidden = self.student.base_model(input_ids=ids, past_key_values=read, use_cache=True).last_hidden_state
+        self.cache.reserve(width)
+        for number, layer in enumerate(read.layers):
+            for row, (keys, values) in enumerate(zip(layer.keys, layer.values, strict=True), start=begin):
+                self.cache.put(number, row, keys, values)
+        last = hidden[torch.arange(len(prompts)), [len(prompt) - 1 for prompt in prompts]]  # (b, H)
+        return self.student.get_output_embeddings()(last).float()
+
+    def step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """A token (n,) more, at `positions` (n,), in the first n rows; the logits of the next, (n, V) float32."""
+        hidden = self.student.base_model(
+            attention_mask=additive(self.cache.visible(positions), self.student.dtype),  # first: it makes room
+            input_ids=tokens[:, None],
+            position_ids=positions[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]  # (n, H)
+        return self.student.get_output_embeddings()(hidden).float()
+
+
 def sample(
     student: Student,
     prompts: Sequence[list[int]],
@@ -113,95 +104,78 @@ def sample(
     batch_size: int = 32,
     done: Container[int] = (),
 ) -> Iterator[tuple[int, Sampled]]:
-    """Yield (index into `prompts`, answer) as answers are done, batches of like length together.
+    """Yield (index into `prompts`, answer) as answers are done, `batch_size` at a time: where one ends, another begins.
 
     `temperature` 0 takes the likeliest token; C.2 sets 0.1 for students. `top_k` and `top_p`: see `truncated`.
     An answer that reaches the end of the student's context is cut there, as at `max_new_tokens`; UserError for a prompt
-    that leaves it no room. Batches whose every prompt is in `done` are skipped: a resumed run draws in the same
-    batches as a straight one.
+    that leaves it no room. Prompts are answered in windows of `WINDOW` batches; a window that is all in `done` is
+    skipped, any other drawn whole: a resumed run draws in the same batches as a straight one.
     """
     room = context(student.config)
     for prompt in prompts:
         if len(prompt) >= room:
             raise UserError(f"a prompt has {len(prompt)} tokens, the student's context {room}: leave it out.")
-    longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    max_new_tokens = min(max_new_tokens, room)
+    limits = [min(max_new_tokens, room - len(prompt)) for prompt in prompts]
     student.eval()
-    with dequantized(student):
-        for begin in range(0, len(prompts), batch_size):
-            rows = longest_first[begin : begin + batch_size]
-            if all(row in done for row in rows):
-                continue
-            uniforms = torch.stack(
-                [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(seeds[row])) for row in rows]
-            )  # (B, max_new_tokens) float32: one draw per token to come
-            limits = torch.tensor([min(max_new_tokens, room - len(prompts[row])) for row in rows])  # (B,)
-            pick = partial(draw, temperature=temperature, top_k=top_k, top_p=top_p)
-            answers = _sample_batch(student, [prompts[row] for row in rows], uniforms, limits, end_ids, pick)
-            yield from zip(rows, answers, strict=True)
+    order, size = in_order(prompts), WINDOW * batch_size
+    windows = [order[begin : begin + size] for begin in range(0, len(order), size)]
+    left = [window for window in windows if not all(index in done for index in window)]
+    if left:
+        decoder = getattr(student, "decoder", Plain)(student, min(batch_size, len(prompts)))
+        pick = partial(draw, temperature=temperature, top_k=top_k, top_p=top_p)
+        for window in left:
+            yield from _answers(decoder, prompts, seeds, limits, deque(window), end_ids, pick)
+
+
+def in_order(prompts: Sequence[list[int]]) -> list[int]:
+    """The prompts' indices: those that begin alike together, longest first: little is read twice or padded."""
+    together = alike(sorted(range(len(prompts)), key=prompts.__getitem__), prompts)
+    together.sort(key=lambda group: -max(len(prompts[index]) for index in group))
+    return [index for group in together for index in group]
 
 
 @torch.inference_mode()
-def _sample_batch(
-    student: Student,
-    prompts: list[list[int]],
-    uniforms: torch.Tensor,
-    limits: torch.Tensor,
-    end_ids: Sequence[int],
+def _answers(
+    decoder: Plain,
+    prompts: Sequence[list[int]],
+    seeds: Sequence[int],
+    limits: Sequence[int],
+    waiting: deque[int],
+    ends: Container[int],
     pick: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-) -> list[Sampled]:
-    device, dtype = student.device, student.dtype
-    width = max(map(len, prompts))
-    cache = KeyValues(len(prompts))
-    cache.reserve(width)
-    hidden = torch.cat(  # (B, H)
-        [_read(student, prompts[begin : begin + READ], begin, cache) for begin in range(0, len(prompts), READ)]
-    )
-    positions = torch.tensor([len(prompt) for prompt in prompts], device=device)  # (B,): of the tokens to come
-    ends = torch.tensor(list(end_ids), device=device)
-    uniforms, limits = uniforms.to(device), limits.to(device)
-
-    alive = torch.arange(len(prompts), device=device)  # rows that have not ended yet
-    drawn: list[list[int]] = [[] for _ in prompts]
-    ended = [False] * len(prompts)
-    for step in range(uniforms.shape[1]):
-        tokens = pick(student.get_output_embeddings()(hidden).float(), uniforms[alive, step])  # (alive,)
-        stops = torch.isin(tokens, ends)
-        for row, token, stop in zip(alive.tolist(), tokens.tolist(), stops.tolist(), strict=True):
-            if stop:
-                ended[row] = True
-            else:
-                drawn[row].append(token)
-        keep = torch.nonzero(~stops & (step + 1 < limits)).squeeze(1)
-        if keep.numel() == 0:
-            break
-        if keep.numel() < alive.numel():  # ended rows leave the batch
-            alive, tokens, positions, limits = alive[keep], tokens[keep], positions[keep], limits[keep]
-            cache.keep(keep)
-        cache.reserve(width + step + 1)
-        cache.positions = positions
-        visible = torch.arange(cache.capacity, device=device) <= positions[:, None]  # (alive, capacity)
-        hidden = student.base_model(
-            input_ids=tokens[:, None],
-            attention_mask=additive(visible[:, None, None], dtype),
-            position_ids=positions[:, None],
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]  # (alive, H)
-        positions = positions + 1
-    return [Sampled(row, stop) for row, stop in zip(drawn, ended, strict=True)]
-
-
-def _read(student: Student, prompts: list[list[int]], begin: int, cache: KeyValues) -> torch.Tensor:
-    """Put the prompts of the rows from `begin` on into the cache; the states that predict their first answer tokens,
-    (b, H)."""
-    width = max(map(len, prompts))
-    ids = torch.tensor([prompt + [0] * (width - len(prompt)) for prompt in prompts], device=student.device)  # (b, T)
-    read = DynamicCache()
-    # right padding needs no mask: under causal attention no real token sees what comes after it
-    hidden = student.base_model(input_ids=ids, past_key_values=read, use_cache=True).last_hidden_state  # (b, T, H)
-    cache.put(begin, read)
-    return hidden[torch.arange(len(prompts)), [len(prompt) - 1 for prompt in prompts]]
+) -> Iterator[tuple[int, Sampled]]:
+    """A window's answers: `waiting` are its prompts, and `decoder` has as many rows as are answered at a time."""
+    capacity = decoder.cache.rows
+    rows: list[int] = []  # the prompt that each row of the cache answers; rows that ended leave no hole
+    drawn = {index: [] for index in waiting}
+    draws = {index: torch.Generator().manual_seed(seeds[index]) for index in waiting}
+    logits = torch.empty(0)  # (n, V): of each row's next token
+    while waiting or rows:
+        due = capacity - len(rows) >= min(READ, capacity, len(waiting))
+        while due and waiting and len(rows) < capacity:
+            new = [waiting.popleft() for _ in range(min(READ, capacity - len(rows), len(waiting)))]
+            read = decoder.read([prompts[index] for index in new], len(rows))
+            logits = torch.cat((logits, read)) if rows else read
+            rows += new
+        uniforms = torch.stack([torch.rand((), generator=draws[index]) for index in rows])  # (n,): one a token
+        tokens = pick(logits, uniforms.to(logits.device)).tolist()
+        for row in reversed(range(len(rows))):
+            index, token = rows[row], tokens[row]
+            ended = token in ends
+            if not ended:
+                drawn[index].append(token)
+            if ended or len(drawn[index]) == limits[index]:
+                yield index, Sampled(drawn[index], ended)
+                if row < len(rows) - 1:
+                    decoder.cache.move(len(rows) - 1, row)
+                    rows[row], tokens[row] = rows[-1], tokens[len(rows) - 1]
+                rows.pop()
+        if rows:
+            device = logits.device
+            positions = [len(prompts[index]) + len(drawn[index]) - 1 for index in rows]  # of the tokens just drawn
+            logits = decoder.step(
+                torch.tensor(tokens[: len(rows)], device=device), torch.tensor(positions, device=device)
+            )
 
 
 def draw(
@@ -222,7 +196,7 @@ def draw(
 
 def truncated(logits: torch.Tensor, top_k: int | None, top_p: float | None) -> torch.Tensor:
     """Logits (B, V) with −∞ for what is not drawn: all but the `top_k` likeliest tokens, and of these all but the
-    fewest, likeliest first, whose probabilities sum to `top_p`; equally likely ones share their fate."""
+    fewest, likeliest first, whose probabilities sum to `top_p`; equally likely ones share their fate. In place."""
     if top_k is None and top_p is None:
         return logits
     likeliest = logits.topk(min(top_k or logits.shape[1], logits.shape[1]), dim=-1).values  # (B, k), descending
@@ -231,4 +205,4 @@ def truncated(logits: torch.Tensor, top_k: int | None, top_p: float | None) -> t
         probabilities = torch.softmax(likeliest, dim=-1)
         enough = probabilities.cumsum(dim=-1) - probabilities >= top_p  # the ones before sum to it already
         lowest = likeliest.masked_fill(enough, torch.inf).amin(dim=-1, keepdim=True)
-    return logits.masked_fill(logits < lowest, -torch.inf)
+    return logits.masked_fill_(logits < lowest, -torch.inf)

@@ -13,7 +13,7 @@ import train_it
 from selfrefine import fast
 from selfrefine.fast.attention import NAME
 from selfrefine.fast.blocks import slim
-from selfrefine.fast.dense import dequantized, hold_dequantized
+from selfrefine.fast.dense import hold_dequantized
 from selfrefine.fast.head import TokenLogProbs
 from selfrefine.fast.lora import dropout_mask, forward
 from selfrefine.model.lora import LoRALinear, NF4Linear, add_lora, lora_layers, lora_parameters
@@ -258,15 +258,14 @@ def test_prefix(student, monkeypatch):
 def test_dense():
     frozen, x = nf4_layer(), torch.randn(3, 128)
     expected = frozen(x)
-    with dequantized(frozen):
-        assert frozen.dense is not None
-        assert torch.equal(frozen(x), expected)
-    assert frozen.dense is None
+    hold_dequantized(frozen)
+    assert frozen.dense is not None
+    assert torch.equal(frozen(x), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_weights_held_dequantised_train_to_the_same_bits(student_folder, dtype):
-    """And sampling, which holds them for itself otherwise, leaves them held."""
+    """And sampling leaves them held."""
     rows = sequences((5, 9), (3, 4))
     read, held = (load_student(student_folder, CPU, dtype) for _ in range(2))
     for student in (read, held):

@@ -9,11 +9,13 @@ out: `speed_up` changes the layers' forwards; the functions here stand in for th
 | `attention.py` | attention as two products, on CPUs |
 | `head.py` | logits only where a response token is predicted, a chunk at a time |
 | `prefix.py` | a pair's prompt computed once for both sides |
+| `decoding.py` | a token a row at a time over held weights, prompts that begin alike read once |
 | `dense.py` | 4-bit weights held dequantised where memory allows |
 """
 
 from selfrefine.fast.attention import NAME
 from selfrefine.fast.blocks import slim
+from selfrefine.fast.decoding import Decoder
 from selfrefine.fast.lora import fuse
 from selfrefine.fast.prefix import pair_log_probs, response_log_probs, width
 from selfrefine.model.student import Student
@@ -22,9 +24,10 @@ __all__ = ["pair_log_probs", "response_log_probs", "speed_up", "width"]
 
 
 def speed_up(student: Student) -> None:
-    """Give the adapters, norms, MLPs and attention of `student` the forwards of this folder, in place; its parameters
-    stay as they are."""
+    """Give the adapters, norms, MLPs and attention of `student` the forwards of this folder, in place, and sampling its
+    decoder; the parameters stay as they are."""
     fuse(student)
     slim(student)
     if student.device.type == "cpu":  # GPUs keep torch's fused kernels
         student.set_attn_implementation(NAME)
+    student.decoder = Decoder  # for `sampling.sample`

@@ -1,12 +1,10 @@
 """The 4-bit weights held in the compute type too, where memory allows: the same bits, not dequantised at every use.
 
-Plain (`model/lora.py`):  x Wᵀ with W = dequantize(codes, scales), twice a micro-batch and once a sampled token.
+Plain (`model/lora.py`):  x Wᵀ with W = dequantize(codes, scales).
 Held equal, to the bit, by tests/test_fast.py::test_dense.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -30,21 +28,3 @@ def free_memory(device: torch.device) -> int:
     except (ValueError, OSError):
         pages = os.sysconf("SC_PHYS_PAGES") // 2
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-@contextmanager
-def dequantized(model: nn.Module) -> Iterator[None]:
-    """Hold every 4-bit weight in the compute dtype too while sampling, where half of the free memory is enough.
-
-    Each new token would otherwise dequantise the whole model once: most of the time of a small batch.
-    """
-    layers = [layer for layer in model.modules() if isinstance(layer, NF4Linear) and layer.dense is None]
-    needed = sum(layer.in_features * layer.out_features * layer.compute_dtype.itemsize for layer in layers)
-    try:
-        if layers and needed < free_memory(layers[0].weight.device) / 2:
-            for layer in layers:
-                layer.dense = layer.dequantize()
-        yield
-    finally:
-        for layer in layers:
-            layer.dense = None

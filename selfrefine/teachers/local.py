@@ -11,7 +11,7 @@ import torch
 from selfrefine import fast
 from selfrefine.errors import RunError
 from selfrefine.model.encoding import decode, encode_prompt, end_ids, uses_chat_template
-from selfrefine.model.student import context, find, load_student, load_tokenizer, load_unquantised
+from selfrefine.model.student import FAMILIES, context, find, load_student, load_tokenizer, load_unquantised
 from selfrefine.sampling import row_seed, sample, told, truncation
 from selfrefine.teachers import Answer, Key, Refusal
 
@@ -32,14 +32,14 @@ def answers(
     max_new_tokens: int,
     seed: int,
 ) -> Iterator[tuple[Key, Answer | Refusal]]:
-    """Yield (key, answer), a batch of `batch_size` at a time; what is drawn depends on the seed and the key alone.
+    """Yield (key, answer), `batch_size` being drawn at a time; what is drawn depends on the seed and the key alone.
 
     `dtype` is what NF4 weights compute in. Raises UserError for a model that cannot be loaded or sampled here.
     """
     folder = find(model)
     tokenizer = load_tokenizer(folder)
     teacher = load_student(folder, device, dtype) if nf4 else load_unquantised(folder, device, torch.bfloat16)
-    if nf4:
+    if teacher.config.model_type in FAMILIES:
         fast.speed_up(teacher)
     template = uses_chat_template(tokenizer, chat_template, arguments=template_arguments)
     encoded = {key: encode_prompt(tokenizer, prompt, chat_template=template) for key, prompt in prompts.items()}
