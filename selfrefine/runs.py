@@ -15,6 +15,7 @@ from selfrefine.model import DATE, LINEARS
 PACKAGES = ("torch", "transformers", "bitsandbytes", "safetensors", "numpy")
 # what may differ between a run and its continuation: where and how fast, not what is computed but for dropout's draws
 FREE = {
+    "student",  # its weights are compared, by `student_id`
     "output",
     "resume",
     "save_every",

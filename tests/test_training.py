@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -362,6 +363,15 @@ def test_resume_refuses_what_changed_and_starts_afresh_where_there_is_nothing(
     told = capsys.readouterr().err
     assert "the rows of --demonstrations or --preferences changed" in told
     assert not re.search(r"[0-9a-f]{64}", told)
+
+
+def test_a_run_goes_on_with_a_student_that_moved(command, student_folder, demonstrations, tmp_path, capsys):
+    """Its weights are compared, not the folder's name."""
+    flags = phase_1(student_folder, demonstrations, tmp_path / "run")
+    assert command(train_it, *flags, "--max-steps", "1") == 0
+    moved = shutil.copytree(student_folder, tmp_path / "moved")
+    assert command(train_it, *flags, "--max-steps", "1", "--student", moved, "--resume") == 0
+    assert "resuming after step 1" in capsys.readouterr().out
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(command, student_folder, demonstrations, tmp_path, capsys):
