@@ -189,8 +189,9 @@ def draw(
     if temperature < GREEDY:
         return logits.argmax(dim=-1)
     logits = truncated(logits / temperature, top_k, top_p)
-    cumulative = torch.softmax(logits, dim=-1).cumsum(dim=-1)  # (B, V), its last column near 1
-    thresholds = uniforms[:, None] * cumulative[:, -1:]  # scaled, so that rounding cannot leave the vocabulary
+    weights = logits.sub_(logits.amax(dim=-1, keepdim=True)).exp_()  # (B, V): the softmax times its own sum
+    cumulative = weights.cumsum_(dim=-1)  # in place, as all of it: the vocabulary is large
+    thresholds = uniforms[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, thresholds, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
 
 

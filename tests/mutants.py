@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ["train_it.py", "train_dpo.py", "evaluate.py", "selfrefine/preferences.py"]
 FOLDERS = ["selfrefine/training", "selfrefine/model", "selfrefine/fast"]
-TESTS = "losses log_probs schedule fast nf4 adapter sampling encoding student preferences splits defaults"
+TESTS = "losses log_probs schedule fast decoding lora adapter sampling encoding student preferences splits defaults"
 TESTS = [f"tests/test_{name}.py" for name in f"{TESTS} reference_loop evaluate training".split()]
 SECONDS = 400  # then a mutant that hangs has been noticed
 
