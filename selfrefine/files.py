@@ -31,11 +31,12 @@ def write_json(path: Path, value: object) -> None:
     write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n").encode())
 
 
-def read_lines(path: Path, *, torn_end: bool = False) -> Iterator[tuple[str, dict]]:
+def read_lines(path: Path, *, torn_end: bool = False, mend: bool = False) -> Iterator[tuple[str, dict]]:
     """Yield ("FILE line N", object) for each line of a JSONL file; only a newline ends a line, blank lines are skipped.
 
     A file that is one JSON array gives ("FILE row N", object) for each of its elements, one indented object itself.
-    With `torn_end`, half an object after the last newline is cut off the file: a process was killed as it wrote there.
+    With `torn_end`, half an object after the last newline is passed over: a process writes there, or was killed as it
+    did; with `mend` it is cut off the file.
 
     Raises UserError for a file that cannot be read and for a line that is not a JSON object in UTF-8.
     """
@@ -50,9 +51,10 @@ def read_lines(path: Path, *, torn_end: bool = False) -> Iterator[tuple[str, dic
             f".to_json('{path.with_suffix('.jsonl')}', orient='records', lines=True)\"."
         )
     whole = content.rfind(b"\n") + 1
-    if torn_end and content[whole:].startswith(TORN):
+    if (torn_end or mend) and content[whole:].startswith(TORN):
         content = content[:whole]
-        os.truncate(path, whole)
+        if mend:
+            os.truncate(path, whole)
     content = content.removeprefix(b"\xef\xbb\xbf")
     if content.lstrip().startswith((b"[", b"{\n", b"{\r")):
         rows = _parsed(content, str(path))

@@ -187,7 +187,7 @@ def _pair(row: Demonstration, prompt: str, chosen: Answer, rejected: Answer, sou
 
 
 def _read_answers(path: Path) -> Iterator[tuple[Key, Answer]]:
-    for place, row in read_lines(path, torn_end=True):
+    for place, row in read_lines(path, mend=True):
         try:
             yield tuple(row["key"]), Answer(row["text"], tuple(row["ids"]), row["ended"])
         except (KeyError, TypeError):

@@ -11,6 +11,7 @@ from selfrefine import command
 from selfrefine.errors import UserError
 from selfrefine.experiments import report, results, sections
 from selfrefine.files import beside, read_lines, write_whole
+from selfrefine.scores import score
 
 FORMS = {"standard": "x", "cot": "x̂"}
 
@@ -19,7 +20,13 @@ def main() -> None:
     """The command."""
     args = _parse()
     runs = [path for path in args.made if (path / "metrics.jsonl").exists()]
-    evaluations = {path: _evaluation(path) for path in args.made if path not in runs}
+    evaluations = {path: _predictions(path) for path in args.made if path not in runs}
+    empty = [path for path in runs if not _steps(path)] + [path for path, rows in evaluations.items() if not rows]
+    print(*(f"{path} has nothing to show yet: left out" for path in empty), sep="\n", end="\n" * bool(empty))
+    if len(empty) == len({*args.made}):
+        raise UserError("there is nothing to report on: wait for a first step or answer.")
+    runs = [path for path in runs if path not in empty]
+    evaluations = {path: rows for path, rows in evaluations.items() if rows}
     content = gather(runs, evaluations, args.questions)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write_whole(args.output, report.page(content, []).encode())
@@ -27,20 +34,22 @@ def main() -> None:
     print(f"{len(runs)} runs, {len(evaluations)} evaluations: {args.output}")
 
 
-def gather(runs: list[Path], evaluations: dict[Path, tuple[dict, list[dict]]], count: int) -> dict:
-    """All that the page says, in the form of an experiment's: a row for each evaluation and prompt."""
+def gather(runs: list[Path], evaluations: dict[Path, list[dict]], count: int) -> dict:
+    """All that the page says, in the form of an experiment's: a row for each evaluation and prompt, by what is answered
+    so far."""
     rows, questions = [], {}
-    for path, (evaluation, predictions) in evaluations.items():
+    for path, predictions in evaluations.items():
+        scored = score(predictions)
         for form, sign in FORMS.items():
             name, cells = f"{beside(path, '')}, {sign}", {}
-            for task in (task for task, by_form in evaluation["results"].items() if form in by_form):
+            for task in (task for task, by_form in scored.items() if form in by_form):
                 answered = [row for row in predictions if (row["task"], row["prompt"]) == (task, form)]
                 answered = [row for row in answered if row["seed"] == answered[0]["seed"]]  # of several seeds the first
-                cells[task] = _cell(evaluation["results"][task][form], answered)
+                cells[task] = _cell(scored[task][form], answered)
                 for row in answered[:count]:
                     results.lay(questions.setdefault(task, {}), name, row)
             rows += [{"panel": "", "trained_on": "", "method": name, "cells": cells}] if cells else []
-    seeds = sorted({seed for evaluation, _ in evaluations.values() for seed in evaluation["settings"]["seeds"]})
+    seeds = sorted({row["seed"] for predictions in evaluations.values() for row in predictions})
     return {
         "experiment": "",
         "title": "Runs and evaluations",
@@ -60,15 +69,22 @@ def _cell(number: dict, predictions: list[dict]) -> dict:
     return {"ours": ours, "paper": None, "style": results.style(predictions)}
 
 
-def _evaluation(path: Path) -> tuple[dict, list[dict]]:
-    """An evaluation and its predictions."""
+def _steps(run: Path) -> bool:
+    """Whether a run has taken any step."""
+    return any("loss" in row for _, row in read_lines(run / "metrics.jsonl", torn_end=True))
+
+
+def _predictions(path: Path) -> list[dict]:
+    """The predictions of an evaluation, finished or not."""
     try:
-        evaluation = json.loads(path.read_text(encoding="utf-8"))
-        if not evaluation["results"] or not evaluation["settings"]["seeds"]:
-            raise ValueError
+        begun = json.loads(beside(path, ".json").read_text(encoding="utf-8"))
+        rows = [row for _, row in read_lines(beside(path, ".predictions.jsonl"), torn_end=True)]
+        score(rows)
+        if not begun["results"]:
+            print(f"{path} is not finished: {len(rows)} answers so far")
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path} is neither a run folder with metrics.jsonl nor an evaluation's NAME.json.") from None
-    return evaluation, [row for _, row in read_lines(beside(path, ".predictions.jsonl"))]
+    return rows
 
 
 def _parse() -> argparse.Namespace:

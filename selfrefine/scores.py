@@ -41,7 +41,7 @@ def read_predictions(path: Path, asked: dict[Key, Question]) -> dict[Key, dict]:
     Raises UserError for a line that is no prediction, and for an answer to another question than is asked now.
     """
     answered: dict[Key, dict] = {}
-    for place, row in read_lines(path, torn_end=True):
+    for place, row in read_lines(path, mend=True):
         try:
             key = row["task"], row["id"], row["prompt"], row["seed"]
             _scored = row["rule"], row["correct"], row["substring"]

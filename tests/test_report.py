@@ -367,8 +367,51 @@ def test_any_runs_and_evaluations_side_by_side(command, student_folder, instruct
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "") and "<script" not in page
 
 
+STEP = {"step": 1, "loss": 2.0, "tokens": 100, "seconds": 1.0}
+ANSWER = {"task": "t", "id": "1", "prompt": "cot", "seed": 0, "question": "1 + 1?", "options": [], "target": "2"}
+ANSWER |= {"text": "So 2.", "read": "2", "rule": "stated", "correct": True, "substring": True}
+
+
+def written(path, *rows, torn="", results=None):
+    """A run folder, or an evaluation whose results are these."""
+    lines = "".join(json.dumps(row) + "\n" for row in rows) + torn
+    if results is None:
+        path.mkdir()
+        (path / "metrics.jsonl").write_text(lines)
+    else:
+        path.write_text(json.dumps({"results": results, "settings": {}}))
+        path.with_suffix(".predictions.jsonl").write_text(lines)
+    return path
+
+
+def test_what_is_under_way_is_shown_as_far_as_it_is(command, tmp_path, capsys):
+    """A run or evaluation that was killed or still writes: half a line is passed over and left to its writer."""
+    run = written(tmp_path / "run", STEP, STEP | {"step": 2, "loss": 1.5}, torn='{"step": 3, "lo')
+    half = written(tmp_path / "half.json", ANSWER, torn='{"task": "t"', results={})
+    bare = written(tmp_path / "bare", {"step": 0, "validation_loss": 1.0})
+    asked = written(tmp_path / "asked.json", results={})
+    assert command(any_report, run, half, bare, asked, "--output", tmp_path / "r.html") == 0
+    said = capsys.readouterr().out
+    assert f"{half} is not finished: 1 answers so far" in said and f"| {tmp_path / 'half'}, x̂ | 100.0" in said
+    for path in (bare, asked):
+        assert f"{path} has nothing to show yet: left out" in said
+    assert "1 runs, 1 evaluations" in said and "1.500" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert (run / "metrics.jsonl").read_text().endswith('"lo')
+    assert command(any_report, bare, asked, "--output", tmp_path / "r.html") == 2
+    assert "there is nothing to report on" in capsys.readouterr().err
+
+
+def test_what_older_versions_did_not_note_is_a_dash(command, tmp_path, capsys):
+    """Results without standard errors, predictions without `ended`, steps of phase 2 with their margin alone."""
+    run = written(tmp_path / "sr", STEP | {"margin": 0.25})
+    old = written(tmp_path / "old.json", ANSWER, results={"t": {"cot": {"mean": 100.0}}})
+    assert command(any_report, run, old, "--output", tmp_path / "r.html") == 0
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "+0.25" in page and "So 2." in page
+
+
 def test_what_is_neither_is_one_sentence(command, tmp_path, capsys):
-    (tmp_path / "x.json").write_text('{"results": {}}')
-    for path in (tmp_path / "x.json", tmp_path, tmp_path / "nowhere"):
+    written(tmp_path / "y.json", {"task": "t"}, results={})
+    for path in (tmp_path / "y.json", tmp_path, tmp_path / "nowhere"):
         assert command(any_report, path) == 2
         assert "is neither a run folder with metrics.jsonl nor an evaluation's" in capsys.readouterr().err

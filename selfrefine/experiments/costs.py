@@ -81,9 +81,9 @@ def spent(run: Path) -> tuple[int, int]:
 
     Every pair went forward twice more: when it was sampled, and when the reference scored it.
     """
-    trained = [row["tokens"] for _, row in read_lines(run / "metrics.jsonl") if "tokens" in row]
+    trained = [row["tokens"] for _, row in read_lines(run / "metrics.jsonl", torn_end=True) if "tokens" in row]
     made = run / "preferences.jsonl"
-    pairs = sum(1 for _ in read_lines(made)) if made.exists() else 0
+    pairs = sum(1 for _ in read_lines(made, torn_end=True)) if made.exists() else 0
     forward = pairs and 2 * pairs * sum(trained) / (len(trained) * min(pairs, _settings(run)["batch_size"]))
     return sum(trained), round(forward)
 

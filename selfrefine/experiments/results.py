@@ -65,8 +65,8 @@ def training(steps: list[Step]) -> list[dict]:
 
 
 def run_of(folder: Path, title: str) -> dict:
-    """What a run folder tells; it is of phase 2 where its steps have a margin."""
-    rows = [row for _, row in read_lines(folder / "metrics.jsonl")]
+    """What a run folder tells, be it under way; it is of phase 2 where its steps have a margin."""
+    rows = [row for _, row in read_lines(folder / "metrics.jsonl", torn_end=True)]
     taken = [row for row in rows if "loss" in row]
     validated = [row for row in rows if "validation_loss" in row]
     trained, forward = spent(folder)
@@ -85,7 +85,7 @@ def run_of(folder: Path, title: str) -> dict:
     for name, key in CURVES.items():
         run["curves"][name] = curve(taken, key)
     last, prefix = (validated[-1], "validation_") if validated else (taken[-1], "")
-    run["last"] = {name: last[prefix + name] for name in LAST}
+    run["last"] = {name: last.get(prefix + name) for name in LAST}
     return run | {"pairs": pairs(folder)}
 
 
@@ -102,8 +102,8 @@ def pairs(folder: Path) -> dict[str, int] | None:
     where the pairs were given."""
     if not (folder / "preferences.jsonl").exists():
         return None
-    sources = Counter(row["chosen_from"] for _, row in read_lines(folder / "preferences.jsonl"))
-    asked = sum(row["key"][2] == "cot" for _, row in read_lines(folder / "answers.jsonl"))
+    sources = Counter(row["chosen_from"] for _, row in read_lines(folder / "preferences.jsonl", torn_end=True))
+    asked = sum(row["key"][2] == "cot" for _, row in read_lines(folder / "answers.jsonl", torn_end=True))
     return {"student": sources["student"], "teacher": sources["teacher"], "none": asked - sources.total()}
 
 
@@ -121,7 +121,7 @@ def style(rows: list[dict]) -> dict[str, float] | None:
         return None
     return {
         "words": statistics.mean(len(row["text"].split()) for row in rows),
-        "cut": percent(not row["ended"] for row in rows),
+        "cut": percent(not row.get("ended", True) for row in rows),
         "unread": percent(row["rule"] == "none" for row in rows),
     }
 
@@ -145,7 +145,8 @@ def side_by_side(rows: list[Row], task: str, count: int) -> list[dict]:
 def lay(questions: dict[str, dict], name: str, found: dict) -> None:
     """Put a prediction beside what others answered to its question."""
     asked = {field: found[field] for field in ("question", "options", "target")} | {"answers": {}}
-    answer = {field: found[field] for field in ("text", "read", "rule", "correct", "ended")}
+    answer = {field: found[field] for field in ("text", "read", "rule", "correct")}
+    answer["ended"] = found.get("ended", True)  # as before it was noted
     questions.setdefault(found["id"], asked)["answers"][name] = answer
 
 

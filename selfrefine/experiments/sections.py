@@ -169,12 +169,16 @@ def _pairs(content: dict) -> Section:
             [
                 run["title"],
                 *(str(run["pairs"][source]) if run["pairs"] else NOT_RUN for source in ("student", "teacher", "none")),
-                *(f"{run['last'][name]:+.2f}" for name in ("chosen_change", "rejected_change", "margin")),
+                *(_signed(run["last"][name]) for name in ("chosen_change", "rejected_change", "margin")),
             ]
             for run in content["training"]
             if run["phase"] == 2
         ],
     )
+
+
+def _signed(value: float | None) -> str:
+    return NOT_RUN if value is None else f"{value:+.2f}"
 
 
 def _reading(content: dict) -> Section:

@@ -21,7 +21,7 @@ class Metrics:
 
     def __init__(self, folder: Path, step: int):
         path = folder / "metrics.jsonl"
-        rows = read_lines(path, torn_end=True) if step and path.exists() else ()
+        rows = read_lines(path, mend=True) if step and path.exists() else ()
         kept = [row for _, row in rows if row.get("step", 0) <= step]
         write_whole(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115, open as long as the run
