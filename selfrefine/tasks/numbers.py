@@ -41,8 +41,8 @@ _FORMS = (
 )
 # words before the outcome of a calculation or an inference: the number meant stands after the last of them
 _OUTCOME = re.compile(r"""(?ix)= | ≈ | \bequals?\b | \bequ(?:al|ivalent)\ to\b | \bso\b(?!\ as\b|[^.,]{0,60}enough\b)
-    | (?<!to\ )\bget\b | \b(?:add|subtract|multipl|divid)\w*\b[^.]{0,160}?\bto\ get\b | \b(?:or|then|to\ find|left\ with
-    |giv(?:es?|ing)|leav(?:es?|ing)|total\ of|means?\ that|(?:which|that)(?:'s|\ (?:is|are|was|gives|leaves|makes)))\b""")
+    | (?<!to\ )\bget\b | \b(?:add|subtract|multipl|divid)\w*\b[^.]{0,160}?\bto\ get\b | \b(?:or|then|to\ find
+    |left\ with|giv(?:es?|ing)|leav(?:es?|ing)|total\ of|means?\ that|(?:which|that)(?:'s|\ (?:is|are|was|gives|leaves)))\b""")
 # "In 5 days, she makes $18": a clause that comes before what the sentence says
 _OPENING = re.compile(rf"""(?ix)^(?:{CONCLUDING})?\W*(?:in|after|for|on|with|if|since|at|over|when|given|by|out\ of|to
     |from|because|during|before|once|as)\b(?:[^,]|(?<=\d),(?=\d)){{0,200}}?(?:(?<=[a-z]),\s+|,\s+(?=\D))""")
