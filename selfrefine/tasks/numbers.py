@@ -40,23 +40,23 @@ _FORMS = (
     (r"\*\*|__|`|(?<!\d)\*(?=[$\d])|(?<=\d)\*(?!\s*[\d(])", ""),
 )
 # words before the outcome of a calculation or an inference: the number meant stands after the last of them
-_OUTCOME = re.compile(r"""(?ix)= | ≈ | \bequals?\b | \bequ(?:al|ivalent)\ to\b | \bso\b(?!\ as\b|[^.,]{0,60}\benough\b)
-    | \b(?:or|then|get|to\ find|gives?|giving|leaves?|leaving|total\ of|left\ with|means?\ that)\b
-    | \b(?:which|that)(?:'s|\ (?:is|are|was|gives|leaves|means|makes|equals|totals))\b""")
+_OUTCOME = re.compile(r"""(?ix)= | ≈ | \bequals?\b | \bequ(?:al|ivalent)\ to\b | \bso\b(?!\ as\b|[^.,]{0,60}enough\b)
+    | (?<!to\ )\bget\b | \b(?:add|subtract|multipl|divid)\w*\b[^.]{0,160}?\bto\ get\b | \b(?:or|then|to\ find
+    |left\ with|giv(?:es?|ing)|leav(?:es?|ing)|total\ of|means?\ that|(?:which|that)(?:'s|\ (?:is|are|was|gives|leaves)))\b""")
 # "In 5 days, she makes $18": a clause that comes before what the sentence says
-_OPENING = re.compile(r"""(?ix)\b(?:in|after|for|on|with|if|since|at|over|when|given|by|out\ of|because|to|from|during
-    |before|once|as)\b(?:[^,]|(?<=\d),(?=\d)){0,200}?(?:(?<=[a-z]),\s+|,\s+(?=\D))""")
-# what a sentence adds behind its outcome: "in order to transport 80 stones"
-_PURPOSE = re.compile(r"""(?sx)\s(?:in\ order\ (?:to|for)|so\ that(?!'s|\ means|\ leaves|\ is|\ makes|\ gives)|so\ as
-    \ to|to\ (?:have|be|reach|make|secure|fill))\b.*""")
+_OPENING = re.compile(rf"""(?ix)^(?:{CONCLUDING})?\W*(?:in|after|for|on|with|if|since|at|over|when|given|by|out\ of|to
+    |from|because|during|before|once|as)\b(?:[^,]|(?<=\d),(?=\d)){{0,200}}?(?:(?<=[a-z]),\s+|,\s+(?=\D))""")
+# what a sentence adds behind its outcome: "in order to transport 80 stones", "after she ate 3"
+_PURPOSE = re.compile(r"""(?isx)\s(?:(?:in\ order\ (?:to|for)|so\ that(?!'s|\ (?:means|leaves|is|makes|gives))|so\ as
+    \ to|to\ (?:have|be|reach|make|secure|fill|complete))\b.* | (?:after|if|when|to\ get\ (?!the))\b[^,=]*$)""")
 _SAYS = re.compile(r"""(?ix)\b(?:is|are|was|were|be|costs?|ha[sd]|have)\s+
     ((now|only|just|about|approximately|exactly|still)\s+)?$""")
 _KNOWN = re.compile(r"""(?ix)\b(?:(?:the|these|those)(?:\ last|\ first|\ next|\ other|\ remaining)?
     |each|every|both|per|than|step|in|within|after)\s+\$?$""")
 # "10 candies will cost $5": a number with which the sentence opens, and the verb that follows it
 _SUBJECT = re.compile(rf"(?ix)(?:{CONCLUDING})?[\W\d]*$")
-_VERB = re.compile(r"""(?ix)\b(?:(?:will|would|can|could)(?!\ be\ (?:needed|required))|is|are|was|were|ha[sd]|have
-    |costs?|takes?)\b""")
+_VERB = re.compile(r"""(?ix)\b(?:(?:will|would|can|could)\ \w+|is|are|was|were|be|ha[sd]|have|costs?|takes?|weighs?
+    |equals?)\s(?:[a-z]+\s){0,2}(?=[$€£]?\d)""")
 _EXACT = Context(prec=3 * LONGEST, traps=[Inexact])
 
 

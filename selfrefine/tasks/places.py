@@ -59,8 +59,8 @@ _NEXT = re.compile(r"""(?x)\n\s*(?:\*\*|\#+\s*)?(?:Question|Q|Instruction|Human|
     | \n\s*(?:Choose\ the\ answer\ to\ the\ question\ only\ from|Answer\ the\ following\ (?:mathematical\ )?question)
     | </?s> | <EOS | <\|[\w\ ]+\|> | <end_of_turn> | \[/?INST\]""")
 # "Great, let's solve this!", after which the question itself is repeated
-_RESTATES = re.compile(r"""(?isx)\s*(?:sure|great|ok(?:ay)?|of\ course|certainly|let|here|hello|topic|context)\b
-    (?:(?!\b(?:answer|option|choice)\b\W*(?:is|:)|\\boxed).)*""")
+_RESTATES = re.compile(r"""(?isx)\s*(?:sure|great|ok(?:ay)?|of\ course|certainly|let|here|hello|topic|context
+    |given|problem|variables|relevant)\b(?:(?!\b(?:answer|option|choice)\b\W*(?:is|:)\W*\w|\\boxed).)*""")
 
 
 def own_part(text: str) -> str:
