@@ -24,9 +24,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ["train_it.py", "train_dpo.py", "evaluate.py", "selfrefine/preferences.py"]
 FOLDERS = ["selfrefine/training", "selfrefine/model", "selfrefine/fast"]
-TESTS = "losses log_probs schedule fast decoding lora adapter sampling encoding student preferences splits defaults"
+TESTS = "losses log_probs schedule fast decoding lora adapter sampling encoding template student preferences splits defaults"
 TESTS = [f"tests/test_{name}.py" for name in f"{TESTS} reference_loop evaluate training".split()]
-SECONDS = 400  # then a mutant that hangs has been noticed
+SECONDS = 1500  # then a mutant that hangs has been noticed
 
 SWAPPED = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
 SWAPPED |= {
