@@ -24,8 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ["train_it.py", "train_dpo.py", "evaluate.py", "selfrefine/preferences.py"]
 FOLDERS = ["selfrefine/training", "selfrefine/model", "selfrefine/fast"]
-TESTS = "losses log_probs schedule fast decoding lora adapter sampling encoding template student preferences splits defaults"
-TESTS = [f"tests/test_{name}.py" for name in f"{TESTS} reference_loop evaluate training".split()]
+TESTS = "losses log_probs schedule fast decoding lora adapter sampling encoding template student preferences splits"
+TESTS = [f"tests/test_{name}.py" for name in f"{TESTS} defaults reference_loop evaluate training".split()]
 SECONDS = 1500  # then a mutant that hangs has been noticed
 
 SWAPPED = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
