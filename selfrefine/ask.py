@@ -5,7 +5,7 @@ from pathlib import Path
 
 from selfrefine import command
 from selfrefine.tasks.prompts import prompt
-from selfrefine.tasks.questions import Question
+from selfrefine.tasks.questions import LETTERS, Question
 
 
 def main() -> None:
@@ -23,8 +23,8 @@ def main() -> None:
     tokenizer, student_id = load_tokenizer(folder), fingerprint(folder)
     top_k, top_p = truncation(folder, args.top_k, args.top_p)
     question = Question("ask", "1", args.question, "A" if args.options else "", tuple(args.options))
-    for adapter in (None, *map(Path, args.adapter)):
-        trained = read_settings(adapter).chat_template if adapter else None
+    trainings = {adapter: read_settings(adapter).chat_template for adapter in map(Path, args.adapter)}
+    for adapter, trained in {None: None, **trainings}.items():
         template = uses_chat_template(tokenizer, args.chat_template, trained, args.template_arguments)
         student = load_student(folder, device, dtype)
         if adapter:
@@ -66,6 +66,8 @@ def _parse() -> argparse.Namespace:
         args.question = args.adapter.pop()  # it stood right behind the folders
     if not args.question:
         parser.error("there is no question")
+    if args.options and not 2 <= len(args.options) <= len(LETTERS):
+        parser.error(f"--options: a choice has 2 to {len(LETTERS)}")
     return args
 
 

@@ -48,7 +48,7 @@ def read_lines(path: Path, *, torn_end: bool = False, mend: bool = False) -> Ite
     if suffix in _TABLES:
         raise UserError(
             f"{path} is a table: make it JSONL, python -c \"import pandas; pandas.{_TABLES[suffix]}('{path}')"
-            f".to_json('{path.with_suffix('.jsonl')}', orient='records', lines=True)\"."
+            f".to_json('{path}.jsonl', orient='records', lines=True)\"."
         )
     whole = content.rfind(b"\n") + 1
     if (torn_end or mend) and content[whole:].startswith(TORN):

@@ -110,6 +110,12 @@ def test_what_is_asked_is_the_papers_prompt(command, student_folder, monkeypatch
     assert asked[0].startswith("Choose the answer to the question only from options A, B.") and "B) steam" in asked[0]
     assert command(ask, *how) == 2
     assert "there is no question" in capsys.readouterr().err
+    for options in (["ice"], "abcdefghijk"):
+        assert command(ask, "Which?", *how, "--options", *options) == 2
+        assert "a choice has 2 to 10" in capsys.readouterr().err
+    asked.clear()
+    assert command(ask, *how, "--adapter", "nowhere", "Which?") == 2
+    assert not asked  # before any answer
 
 
 TRIGGER = " Let's think step by step"

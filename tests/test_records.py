@@ -103,7 +103,7 @@ def test_an_indented_object_is_a_row(tmp_path):
 @pytest.mark.parametrize(("name", "reader"), [("f.csv", "read_csv"), ("f.CSV", "read_csv"), ("f.xlsx", "read_excel")])
 def test_a_table_is_named_with_its_conversion(tmp_path, name, reader):
     (tmp_path / name).write_text("instruction,input,output,target\n")
-    with pytest.raises(UserError, match=rf"pandas\.{reader}\('.*/{name}'\)\.to_json\('.*/f\.jsonl'"):
+    with pytest.raises(UserError, match=rf"pandas\.{reader}\('.*/{name}'\)\.to_json\('.*/{name}\.jsonl'"):
         read_demonstrations([tmp_path / name])
 
 
