@@ -31,7 +31,7 @@ def grade(text: str, target: str, options: Sequence[str] = (), task: str = "", e
     """Reads the final answer of `text` and compares it with `target`, which is a letter where there are options.
 
     Without options, a target that is a number is compared as one, unless the task is MATH; any other as LaTeX.
-    A text that was cut off at the token limit (`ended` is False) has an answer only where it states or concludes one.
+    A text that was cut off (`ended` is False) has an answer only where it states or concludes one.
     """
     a_number = task != "math" and numbers.value(target) is not None
     reader = Letters(options) if options else numbers.Numbers() if a_number else Latex()
