@@ -1,160 +1,123 @@
 #!/usr/bin/env python3
-"""Phase 1, instruction-tuning (§2.1, App. A): tune the student on a teacher's demonstrations (i, q, â) by QLoRA,
+"""Phase 1, instruction-tuning (§2.1, App. A): tune the student on a teacher's demonstrations (i, q, â), q with the
+trigger as in Table 6, by QLoRA,
 
     L_inst(θ) = −E[ Σ_t log π_θ(w_t | s_t, i) ],
 
 the negative log-likelihood of the response's tokens only.
 """
 
-import argparse
-import math
-from functools import partial
-from pathlib import Path
+from selfrefine import command, flags
 
+if __name__ == "__main__":
+    flags.phase_1(__doc__)  # first: --help and wrong flags are answered before torch is there
+
+import math
+
+import torch
 from tqdm import tqdm
 
-from selfrefine import command
+from selfrefine import fast
 from selfrefine.errors import UserError
-
-
-def parse_args() -> argparse.Namespace:
-    parser = command.Parser(__doc__)
-    command.add_student_flag(parser)
-    parser.add_argument("--demonstrations", required=True, nargs="+", type=Path, metavar="FILE", help="JSONL, Table 6")
-    parser.add_argument("--epochs", type=command.positive, default=4, help="§3.2.1")
-    parser.add_argument("--learning-rate", type=command.above_zero, default=2e-5, help="peak, §3.2.1")
-    parser.add_argument("--weight-decay", type=command.rate, default=1e-4, help="AdamW's, §3.2.1")
-    parser.add_argument("--warmup-ratio", type=command.share, default=0.03, help="then cosine, §3.2.1")
-    parser.add_argument("--max-steps", type=command.positive, help="stop after so many optimizer steps")
-    parser.add_argument(
-        "--validation-fraction",
-        type=command.share,
-        default=0.0,
-        help="share of questions to validate on; 0: the paper keeps the last epoch",
-    )
-    command.add_training_flags(parser, lora_dropout=0.1)
-    return parser.parse_args()
+from selfrefine.model.adapter import save_adapter
+from selfrefine.model.lora import lora_parameters
+from selfrefine.runs import Run
+from selfrefine.training import log_probs as plain
+from selfrefine.training.batches import SEED_STRIDE, micro_batches, step_indices, steps_per_epoch
+from selfrefine.training.checkpoint import Progress, restore, save_checkpoint
+from selfrefine.training.examples import examples_of, kept_demonstrations, split
+from selfrefine.training.losses import instruction_loss
+from selfrefine.training.progress import Metrics, require_finite
+from selfrefine.training.schedule import cosine
+from selfrefine.training.setup import Setup, load, prepare, run_settings
 
 
 def main() -> None:
-    args = parse_args()
+    args = flags.phase_1(__doc__)
+    setup = prepare(args)
 
-    import torch
-
-    from selfrefine.files import digest
-    from selfrefine.model.adapter import AdapterSettings, save_adapter
-    from selfrefine.model.encoding import uses_chat_template
-    from selfrefine.model.lora import add_lora, lora_parameters
-    from selfrefine.model.nf4 import hold_dequantized
-    from selfrefine.model.student import find, fingerprint, load_student, load_tokenizer, read_config
-    from selfrefine.records import read_demonstrations
-    from selfrefine.runs import claim
-    from selfrefine.tasks.splits import fraction_of, hold_out
-    from selfrefine.training import rows as data
-    from selfrefine.training.batches import collate, micro_batches, step_rows, steps_per_epoch
-    from selfrefine.training.checkpoint import Progress, restore, save_checkpoint
-    from selfrefine.training.interrupts import Interrupts
-    from selfrefine.training.log_probs import response_log_probs
-    from selfrefine.training.losses import instruction_loss
-    from selfrefine.training.plan import dequantize_once, describe, disk
-    from selfrefine.training.progress import Metrics, require_finite
-    from selfrefine.training.schedule import cosine
-
-    # The demonstrations, as token ids
-    device, dtype = command.machine(args)
-    args.micro_batch_tokens = args.micro_batch_tokens or command.micro_batch_tokens(device)
-    folder = find(args.student)
-    config, tokenizer = read_config(folder), load_tokenizer(folder)
-    chat_template = uses_chat_template(tokenizer, args.chat_template)
-    read = read_demonstrations(args.demonstrations)
-    kept = data.keep_correct(read) if args.keep == "correct" else read
-    kept = fraction_of(kept, args.fraction, args.seed) if args.fraction else kept
-    encode = partial(data.demonstration_sequences, tokenizer, config=config, chat_template=chat_template)
-    train_rows, validation_rows = hold_out(kept, args.validation_fraction, args.seed)
-    train_rows, train = encode(train_rows, allowed=args.max_dropped)
-    _, validation = encode(validation_rows, allowed=args.max_dropped)
+    # The demonstrations (i, q, â), as token ids
+    read, kept = kept_demonstrations(args)
+    train, validation = split(kept, examples_of, setup)
     print(
         f"{len(read)} demonstrations, {len(kept)} kept (--keep {args.keep}): "
         f"{len(train)} to train on, {len(validation)} to validate on"
     )
-
     if not train:
         raise UserError("no demonstration is left to train on: look at the teacher's answers, or add --keep all.")
 
     # The plan: how many optimizer steps, at which learning rates
-    per_epoch = steps_per_epoch(len(train), args.batch_size)
-    steps = min(args.epochs * per_epoch, args.max_steps or math.inf)
+    steps = min(args.epochs * steps_per_epoch(len(train), args.batch_size), args.max_steps or math.inf)
     warmup = math.ceil(args.warmup_ratio * steps)
     rates = [args.learning_rate * cosine(step, steps, warmup) for step in range(steps)]
-    validate_every = args.validate_every or max(1, steps // 10)
-    if args.dequantize_once is None:
-        args.dequantize_once = dequantize_once(config, device, dtype)
-    print(describe(config, args, rates, len(train), dtype))
-    if args.dry_run:
-        return
-    student_id = fingerprint(folder)
-    settings = vars(args) | {"dtype": str(dtype), "student_id": student_id, "data": digest(args.demonstrations)}
-    held = claim(args.output, settings, resume=args.resume, disk=disk(config, args))  # noqa: F841, the folder's lock
+    print(setup.describe(rates, len(train)))
+    if not args.dry_run:
+        with Run(args.output, run_settings(setup, args.demonstrations), resume=args.resume, disk=setup.disk) as run:
+            tune(setup, run, train, validation, rates)
 
-    # The student: a frozen 4-bit base, and float32 adapters that are all that is trained
-    student = load_student(folder, device, dtype, gradient_checkpointing=args.gradient_checkpointing)
-    if args.dequantize_once:
-        hold_dequantized(student)
-    add_lora(student, rank=args.lora_rank, alpha=args.lora_alpha, dropout=args.lora_dropout, seed=args.seed)
-    adapter = AdapterSettings(
-        args.lora_rank, args.lora_alpha, args.lora_dropout, args.student, student_id, chat_template
-    )
+
+def tune(setup: Setup, run: Run, train: list, validation: list, rates: list[float]) -> None:
+    """The loop: an optimizer step for each learning rate, on `train`. The adapter of the lowest loss on `validation` is
+    kept, without any the last."""
+    args, steps = setup.args, len(rates)
+    student, adapter = load(setup, run.settings["student_id"])
+    formula = plain if args.plain else fast  # a module: `response_log_probs` and `width`
+    if formula is fast:
+        fast.speed_up(student)  # the same formulas, sooner: selfrefine/fast/, an idea a file
+
     parameters = lora_parameters(student)
     optimizer = torch.optim.AdamW(parameters.values(), lr=args.learning_rate, weight_decay=args.weight_decay)
     progress = restore(args.output, parameters, optimizer) if args.resume else Progress()
-    metrics, interrupts = Metrics(args.output, progress.step), Interrupts()
+    metrics = Metrics(args.output, progress.step)
+    validate_every = args.validate_every or max(1, steps // 10)
+    widths, validation_widths = ([formula.width(example) for example in some] for some in (train, validation))
 
     def validation_loss() -> float:
         """−Σ log π_θ / response tokens over the validation questions, without dropout."""
         student.eval()
-        total = 0.0
+        total, held_out = 0.0, micro_batches(range(len(validation)), validation_widths, args.micro_batch_tokens)
         with torch.no_grad():
-            for micro in micro_batches(range(len(validation)), validation, args.micro_batch_tokens):
-                batch = collate([validation[row] for row in micro], device)
-                total += instruction_loss(response_log_probs(student, batch)).item()
-        return total / sum(sequence.response_tokens for sequence in validation)
+            for micro in held_out:
+                log_probs = formula.response_log_probs(student, [validation[index] for index in micro])
+                total += instruction_loss(log_probs).item()
+        return total / sum(len(example.response) for example in validation)
 
-    # The loop: one optimizer step a turn, its gradient summed over micro-batches
+    # One optimizer step a turn, its gradient summed over micro-batches
     for step in tqdm(range(progress.step, steps), initial=progress.step, total=steps, desc="instruction-tuning"):
-        torch.manual_seed(args.seed * 1_000_003 + step)  # dropout is a function of the step: nothing to save
+        torch.manual_seed(args.seed * SEED_STRIDE + step)  # dropout is a function of the step: nothing to save
         student.train()
-        rows = step_rows(len(train), args.batch_size, args.seed, step)
-        response_tokens = sum(train[row].response_tokens for row in rows)
-        total = torch.zeros((), device=device)
-        for micro in micro_batches(rows, train, args.micro_batch_tokens):
-            batch = collate([train[row] for row in micro], device)
-            log_probs = response_log_probs(student, batch)  # (B,) float32: log π_θ(â | i, q)
+        indices = step_indices(len(train), args.batch_size, args.seed, step)
+        response_tokens = sum(len(train[index].response) for index in indices)
+        total = torch.zeros((), device=setup.device)
+        for micro in micro_batches(indices, widths, args.micro_batch_tokens):
+            log_probs = formula.response_log_probs(
+                student, [train[index] for index in micro]
+            )  # (B,): log π_θ(â | i, q)
             loss = instruction_loss(log_probs) / response_tokens  # §2.1; one division for the whole step
             loss.backward()
             total += loss.detach()
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters.values(), args.max_grad_norm)
-        require_finite(total, grad_norm, [train_rows[row].id for row in rows])
+        require_finite(total.item(), grad_norm.item(), [train[index].id for index in indices])
         for group in optimizer.param_groups:
             group["lr"] = rates[step]
         optimizer.step()
         optimizer.zero_grad()
 
+        # What is logged, validated and kept
         progress.step = step + 1
         metrics.write(
             step=progress.step,
             loss=total.item(),
             grad_norm=grad_norm.item(),
             learning_rate=rates[step],
-            tokens=sum(len(train[row]) for row in rows),
+            tokens=sum(len(train[index].prompt) + len(train[index].response) for index in indices),
         )
         if validation and (progress.step % validate_every == 0 or progress.step == steps):
-            value = validation_loss()
-            metrics.write(step=progress.step, validation_loss=value)
+            metrics.write(step=progress.step, validation_loss=(value := validation_loss()))
             if progress.improves(value):
                 save_adapter(student, args.output, adapter)
-        if interrupts.requested or (progress.step % args.save_every == 0 and progress.step < steps):
-            save_checkpoint(args.output, parameters, optimizer, progress)
-            interrupts.leave_if_requested()  # not below: what came after the `if` has no checkpoint yet
+        due = progress.step % args.save_every == 0 and progress.step < steps
+        run.checkpoint(lambda: save_checkpoint(args.output, parameters, optimizer, progress), due=due)
 
     save_adapter(student, args.output / "last", adapter)
     if not validation:

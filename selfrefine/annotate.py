@@ -1,8 +1,8 @@
 """Annotation (App. A): a teacher answers the questions, which gives the demonstrations (instruction, input, output).
 
 The teacher is a local model, any OpenAI-compatible server (`--server`), or the pocket tasks' scripted one
-(`--teacher pocket`). Every answer is kept, right or wrong, and appended to the output as it comes: stopped at any
-moment and started again, the command asks only what is missing.
+(`--teacher pocket`); or its answers are there already (`--from FILE`). Every answer is kept, right or wrong, and
+appended to the output as it comes: stopped at any moment and started again, the command asks only what is missing.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from selfrefine import command
 from selfrefine.errors import UserError
+from selfrefine.files import digest
 from selfrefine.tasks.answers import grade
 from selfrefine.tasks.own import read_questions
 from selfrefine.tasks.prompts import instruction, join, prompt, task_input
@@ -19,7 +20,7 @@ from selfrefine.tasks.questions import Question
 from selfrefine.tasks.splits import questions
 from selfrefine.teachers import Answer, Key, Refusal
 from selfrefine.teachers.flags import add_server_flags, print_plan, server_settings
-from selfrefine.teachers.journal import appending, complain, keep_all, rows_by_key
+from selfrefine.teachers.journal import appending, complain, keep_all, missing, rows_by_key, tell_cut
 
 SCRIPTED = "pocket"
 
@@ -31,21 +32,21 @@ def main() -> None:
     prompts = {key: prompt(question, cot=args.prompt == "cot") for key, question in asked.items()}
     settings = _settings(args)
     if args.dry_run:
-        rows = _rows(args.output, settings, prompts)
-        print_plan({key: prompt for key, prompt in prompts.items() if key not in rows}, args)
+        print_plan(missing(prompts, _rows(args.output, settings, prompts), settings), args)
         return
-    with appending(args.output) as append:
-        rows = _rows(args.output, settings, prompts)
-        missing = {key: prompt for key, prompt in prompts.items() if key not in rows}
-        if len(missing) < len(prompts):
-            print(f"{args.output} has {len(prompts) - len(missing)} of {len(prompts)} answers: asking the others")
+    with appending(args.output, lambda: _rows(args.output, settings, prompts)) as (rows, append):
+        todo = missing(prompts, rows, settings)
+        if len(todo) < len(prompts):
+            print(f"{args.output} has {len(prompts) - len(todo)} of {len(prompts)} answers: asking the others")
 
         def keep(key: Key, answer: Answer) -> None:
-            rows[key] = demonstration(asked[key], answer, cot=args.prompt == "cot", settings=settings)
-            append(rows[key])
+            append(key, demonstration(asked[key], answer, cot=args.prompt == "cot", settings=settings))
 
-        refused = keep_all(_answers(args, asked, missing), len(missing), keep, f"asking {args.teacher}")
-    print_accuracy([rows[key] for key in prompts if key in rows], args)
+        refused = keep_all(_answers(args, asked, todo), len(todo), keep, f"asking {args.teacher}")
+    rows = [rows[key] for key in prompts if key in rows]
+    print_accuracy(rows, args)
+    if not args.given:
+        tell_cut(rows, settings)
     complain(refused)
 
 
@@ -88,9 +89,6 @@ def print_accuracy(rows: list[dict], args: argparse.Namespace) -> None:
         cut = sum(not row["ended"] for row in of_task)
         accuracy = 100 * right / len(of_task)
         print(f"{task:<16}{accuracy:>9.1f}{right:>8}{len(of_task):>9}{unread:>10}{cut:>6}")
-    cut = sum(not row["ended"] for row in rows)
-    if cut:
-        print(f"{cut} answers were cut at {args.max_new_tokens} tokens: a larger --max-new-tokens may read more right.")
 
 
 def _parse() -> argparse.Namespace:
@@ -106,8 +104,14 @@ def _parse() -> argparse.Namespace:
     command.add_data_flag(parser)
     teacher = parser.add_argument_group("teacher")
     teacher.add_argument(
+        "--from",
+        dest="given",
+        type=Path,
+        metavar="FILE",
+        help="answers that are there already: JSONL with `question` (or `id`) and `output`; they are read and graded",
+    )
+    teacher.add_argument(
         "--teacher",
-        required=True,
         metavar="MODEL",
         help="a folder or Hub id (Table 4); with --server its name there; `pocket`: the pocket tasks' scripted teacher",
     )
@@ -133,6 +137,7 @@ def _parse() -> argparse.Namespace:
         type=command.rate,
         help="(default: 0.7 where the teacher's name has gpt-3.5, else 0.1: C.2, which names GPT-3.5 and Llama-2-70)",
     )
+    command.add_sampling_flags(how)
     how.add_argument("--max-new-tokens", type=command.positive, default=512, help="longest answer; the paper is silent")
     how.add_argument(
         "--output",
@@ -144,8 +149,13 @@ def _parse() -> argparse.Namespace:
     add_server_flags(parser)
     command.add_machine_flags(parser)
     args = parser.parse_args()
+    if not (args.teacher or args.given) or (args.server and args.given):
+        parser.error("give --teacher (with --server URL, where it is asked there), or --from FILE, which asks nobody")
+    args.teacher = args.teacher or args.given.stem
     if args.temperature is None:
         args.temperature = default_temperature(args.teacher)
+    if (args.server or args.teacher == SCRIPTED) and (args.top_k, args.top_p) != (None, None):
+        parser.error("--top-k and --top-p are a local teacher's: a server has settings of its own")
     return args
 
 
@@ -163,11 +173,19 @@ def _settings(args: argparse.Namespace) -> dict:
     """What an answer depends on besides its question; one file holds answers of one such setting."""
     settings = {"teacher": args.teacher, "prompt": args.prompt, "seed": args.seed}
     settings |= {"split": args.split} if args.task else {}
+    if args.given:
+        return settings | {"from": digest([args.given])}
     if args.teacher == SCRIPTED and not args.server:
         return settings
     settings |= {"temperature": args.temperature, "max_new_tokens": args.max_new_tokens}
-    if not args.server:
+    if args.server:
+        settings |= {"extra_body": args.extra_body} if args.extra_body else {}
+    else:
         settings |= {"weights": args.weights, "chat_template": args.chat_template}
+        settings |= {"template_arguments": args.template_arguments} if args.template_arguments else {}
+        # None is nothing cut, as before there were these flags
+        settings |= {"top_k": "its own" if args.top_k is None else args.top_k or None}
+        settings |= {"top_p": "its own" if args.top_p is None else args.top_p if args.top_p < 1 else None}
     return settings
 
 
@@ -186,6 +204,10 @@ def _answers(
     """The teacher that the flags name, at work on `prompts`. Only what it needs is imported."""
     if not prompts:
         return iter(())
+    if args.given:
+        from selfrefine.teachers import given
+
+        return ((key, answer) for key, answer in given.answers(args.given, asked) if key in prompts)
     sampling = {"temperature": args.temperature, "max_new_tokens": args.max_new_tokens, "seed": args.seed}
     if args.server:
         from selfrefine.teachers import server
@@ -203,9 +225,12 @@ def _answers(
         model=args.teacher,
         nf4=args.weights == "nf4",
         chat_template=args.chat_template,
+        template_arguments=args.template_arguments,
         batch_size=args.batch_size,
         device=device,
         dtype=dtype,
+        top_k=args.top_k,
+        top_p=args.top_p,
         **sampling,
     )
 

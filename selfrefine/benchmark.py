@@ -2,7 +2,8 @@
 
 The weights are made and quantised layer by layer: nothing is downloaded, and no model in 16 bits is ever held. Rows
 have the lengths of GSM8K's demonstrations. Prints tokens a second (DPO: the prompt counted with each side, as
-trainers count it), peak memory, the matmul rate measured here and the share of it that the step reached.
+trainers count it), peak memory, the matmul rate measured here and the share of it
+that the step reached (sampling: decoding alone).
 """
 
 import argparse
@@ -10,12 +11,15 @@ import json
 import random
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from selfrefine import command
 from selfrefine.errors import UserError
+from selfrefine.model import LINEARS
 
 # the published configurations: what shapes are needed, no download
 CONFIGS = {
@@ -43,10 +47,12 @@ def main() -> None:
     parser.add_argument("--steps", type=command.positive, default=3, help="timed, after one that is not")
     parser.add_argument("--max-new-tokens", type=command.positive, default=64, help="sampled for each prompt")
     parser.add_argument("--lora-rank", type=command.positive, default=64)
+    parser.add_argument("--lora-targets", nargs="+", choices=LINEARS, default=list(LINEARS), metavar="LAYER")
     as_there = "as in train_it.py and train_dpo.py, its default too"
     parser.add_argument("--micro-batch-tokens", type=command.positive, help=as_there)
     parser.add_argument("--gradient-checkpointing", action="store_true", help=as_there)
     parser.add_argument("--dequantize-once", action=argparse.BooleanOptionalAction, help=as_there)
+    command.add_plain_flag(parser)
     command.add_machine_flags(parser)
     args = parser.parse_args()
     if args.prompts and args.phase != "sample":
@@ -54,33 +60,41 @@ def main() -> None:
 
     import torch
 
-    from selfrefine.model.lora import add_lora
-    from selfrefine.model.nf4 import NF4Linear
+    from selfrefine import fast
+    from selfrefine.model.lora import NF4Linear, add_lora, lora_parameters
+    from selfrefine.training.plan import micro_batch_tokens
 
     device, dtype = command.machine(args)
-    args.micro_batch_tokens = args.micro_batch_tokens or command.micro_batch_tokens(device)
+    args.micro_batch_tokens = args.micro_batch_tokens or micro_batch_tokens(device)
     student, tokenizer = _student(args, device, dtype)
-    add_lora(student, rank=args.lora_rank, alpha=16, dropout=0.0, seed=args.seed)
+    add_lora(student, rank=args.lora_rank, alpha=16, dropout=0.0, seed=args.seed, targets=args.lora_targets)
+    if not args.plain:
+        fast.speed_up(student)
     linear = sum(m.in_features * m.out_features for m in student.modules() if isinstance(m, NF4Linear))
-    head = student.lm_head.weight.numel()
+    lora, head = sum(p.numel() for p in lora_parameters(student).values()), student.lm_head.weight.numel()
     if args.phase == "sample":
-        step, tokens, flops = _sampling(args, student, tokenizer, linear + head)
+        step, read, tokens, flops = _sampling(args, student, tokenizer, linear + lora + head)
     else:
-        step, tokens, flops = _training(args, student, linear, head)
+        step, tokens, flops = _training(args, student, linear, lora, head)
 
-    seconds = []
-    for _ in range(args.steps + 1):
-        begin = time.perf_counter()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - begin)
+    def timed(step) -> list[float]:
+        seconds = []
+        for _ in range(args.steps + 1):
+            begin = time.perf_counter()
+            step()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds.append(time.perf_counter() - begin)
+        return seconds
+
+    seconds = timed(step)
     taken = statistics.median(seconds[1:])
     ceiling = _matmul_rate(device, dtype)
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device) / 2**20
     else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        unit = 2**20 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     result = {
         "config": args.config,
         "phase": args.phase,
@@ -92,9 +106,16 @@ def main() -> None:
         "matmul_tflops": ceiling / 1e12,
         "share_of_matmul": flops / taken / ceiling,
     }
+    if args.phase == "sample" and args.max_new_tokens > 1:  # of the tokens after the first, their share too
+        result["reading_seconds"] = reading = statistics.median(timed(read)[1:])
+        left = tokens * (args.max_new_tokens - 1) / args.max_new_tokens
+        rate = result["decoding_tokens_per_second"] = left / (taken - reading)
+        result["share_of_matmul"] = rate * 2 * (linear + lora + head) / ceiling
+        print(f"prompts read in {reading:.3g} s, first tokens included; decoding alone {rate:,.0f} tokens/s")
     print(
         f"{args.config}, {args.phase}: {tokens / taken:,.0f} tokens/s, peak memory {peak:,.0f} MiB; matmuls of this "
-        f"machine {ceiling / 1e12:.3g} TFLOP/s, of which the step reached {100 * result['share_of_matmul']:.0f} %"
+        f"machine {ceiling / 1e12:.3g} TFLOP/s, of which "
+        f"{'decoding' if args.phase == 'sample' else 'the step'} reached {100 * result['share_of_matmul']:.0f} %"
     )
     print("RESULT " + json.dumps(result))
 
@@ -103,7 +124,7 @@ def _student(args: argparse.Namespace, device, dtype):
     """A model of the configuration with random weights, or the folder's own; and its tokenizer, if any."""
     from transformers import AutoConfig
 
-    from selfrefine.model.nf4 import hold_dequantized
+    from selfrefine.fast.dense import hold_dequantized
     from selfrefine.model.student import build, load_student, load_tokenizer, read_config
     from selfrefine.training.plan import dequantize_once
 
@@ -139,14 +160,14 @@ def _random_tensors(config, device, dtype) -> Iterator[tuple]:
         yield name, tensor.fill_(1.0) if tensor.dim() == 1 else tensor.normal_(std=0.02)
 
 
-def _training(args: argparse.Namespace, student, linear: int, head: int):
+def _training(args: argparse.Namespace, student, linear: int, lora: int, head: int):
     """An optimizer step of a phase as its script takes it, its tokens, and the FLOPs that it cannot do without."""
     import torch
 
-    from selfrefine.model.encoding import Sequence
+    from selfrefine import fast
     from selfrefine.model.lora import lora_parameters
-    from selfrefine.training.batches import collate, micro_batches
-    from selfrefine.training.log_probs import response_log_probs
+    from selfrefine.training import log_probs as plain
+    from selfrefine.training.batches import Example, Pair, micro_batches
     from selfrefine.training.losses import dpo_loss, dpo_margin, instruction_loss
 
     draw = random.Random(args.seed)
@@ -155,38 +176,42 @@ def _training(args: argparse.Namespace, student, linear: int, head: int):
         count = draw.randint(max(1, typical // 2), typical * 3 // 2)
         return [draw.randrange(3, student.config.vocab_size) for _ in range(count)]
 
-    responses = [RATIONALE] if args.phase == "it" else [RATIONALE, ANSWER]
-    rows = [Sequence(ids(PROMPT), [ids(typical) for typical in responses]) for _ in range(args.rows)]
+    if args.phase == "it":
+        rows = [Example(ids(PROMPT), ids(RATIONALE)) for _ in range(args.rows)]
+    else:
+        rows = [Pair(ids(PROMPT), ids(RATIONALE), ids(ANSWER)) for _ in range(args.rows)]
+    formula = plain if args.plain else fast
+    widths = [formula.width(row) for row in rows]
     parameters = list(lora_parameters(student).values())
     optimizer = torch.optim.AdamW(parameters, lr=1e-6)
     student.train()
 
     def step() -> None:
-        for micro in micro_batches(range(len(rows)), rows, args.micro_batch_tokens):
-            batch = collate([rows[row] for row in micro], student.device)
-            log_probs = response_log_probs(student, batch)
+        for micro in micro_batches(range(len(rows)), widths, args.micro_batch_tokens):
+            taken = [rows[index] for index in micro]
             if args.phase == "it":
-                loss = instruction_loss(log_probs) / 1000
+                loss = instruction_loss(formula.response_log_probs(student, taken)) / 1000
             else:
-                chosen, rejected = log_probs.view(-1, 2).unbind(1)
+                chosen, rejected = formula.pair_log_probs(student, taken)
                 loss = dpo_loss(dpo_margin(chosen, rejected, chosen.detach(), rejected.detach(), 0.1)).sum() / len(rows)
             loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
 
-    computed, scored = sum(map(len, rows)), sum(row.response_tokens for row in rows)
-    tokens = computed + sum(len(row.prompt) * (len(row.responses) - 1) for row in rows)
-    # forward and backward to the activations; the head where a token is scored, its gradient made beside its loss
-    return step, tokens, 4 * linear * computed + 4 * head * scored
+    scored = sum(len(response) for row in rows for response in row.responses)
+    computed = scored + sum(len(row.prompt) for row in rows)
+    tokens = scored + sum(len(row.prompt) * len(row.responses) for row in rows)
+    # forward and backward to the activations, and to A and B; the head where a token is scored
+    return step, tokens, (4 * linear + 6 * lora) * computed + 4 * head * scored
 
 
 def _sampling(args: argparse.Namespace, student, tokenizer, parameters: int):
-    """Sampling of all prompts, none of which ends early; the new tokens; their FLOPs."""
+    """Sampling of all prompts, none of which ends early, and of one token each; the new tokens; all FLOPs."""
     from selfrefine.files import read_lines
     from selfrefine.model.encoding import encode_prompt
-    from selfrefine.model.sampling import sample
     from selfrefine.model.student import context
+    from selfrefine.sampling import sample
 
     if args.prompts:
         if tokenizer is None:
@@ -202,13 +227,13 @@ def _sampling(args: argparse.Namespace, student, tokenizer, parameters: int):
             for _ in range(args.rows)
         ]
 
-    def step() -> None:
-        seeds = range(len(prompts))
-        for _ in sample(student, prompts, seeds, end_ids=[], temperature=0.1, max_new_tokens=args.max_new_tokens):
+    def step(new: int) -> None:
+        for _ in sample(student, prompts, range(len(prompts)), end_ids=[], temperature=0.1, max_new_tokens=new):
             pass
 
     new = sum(min(args.max_new_tokens, context(student.config) - len(prompt)) for prompt in prompts)
-    return step, new, 2 * parameters * (new + sum(map(len, prompts)))
+    flops = 2 * parameters * (new + sum(map(len, prompts)))
+    return partial(step, args.max_new_tokens), partial(step, 1), new, flops
 
 
 def _matmul_rate(device, dtype) -> float:

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -9,8 +10,18 @@ from pathlib import Path
 from typing import NoReturn
 
 from selfrefine.errors import RunError, UserError
+from selfrefine.model import DATE
+from selfrefine.pocket import STUDENT
+
+try:
+    import fcntl  # noqa: F401, what only POSIX has: imported before anything that needs it
+except ImportError:
+    print("error: selfrefine runs on Linux, on macOS, and on Windows inside WSL: start it there.", file=sys.stderr)
+    sys.exit(2)
 
 DTYPES = ("auto", "bfloat16", "float32")
+_MENDABLE = "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS EISDIR ENOTDIR EEXIST ENAMETOOLONG"
+MENDABLE = {getattr(errno, name) for name in _MENDABLE.split()}  # what a user can do something about
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,8 +55,14 @@ def add_machine_flags(parser: Parser) -> None:
 
 
 def add_student_flag(parser: Parser) -> None:
-    """--student."""
-    parser.add_argument("--student", required=True, metavar="MODEL_OR_DIR", help="a folder, a Hub id, or `pocket`")
+    """--student; the name `pocket` stands for the folder of the embedded one."""
+    parser.add_argument(
+        "--student",
+        required=True,
+        type=lambda name: str(STUDENT) if name == "pocket" else name,
+        metavar="MODEL_OR_DIR",
+        help="a folder, a Hub id, or `pocket`",
+    )
 
 
 def add_data_flag(parser: Parser) -> None:
@@ -61,71 +78,42 @@ def add_data_flag(parser: Parser) -> None:
 
 
 def add_chat_template_flag(parser: Parser) -> None:
-    """--chat-template."""
+    """--chat-template and --template-arguments; the date that a template is told stands among the settings too."""
     parser.add_argument(
         "--chat-template",
-        choices=("auto", "none"),
+        choices=("auto", "none", "always"),
         default="auto",
-        help="put the prompt into the tokenizer's chat template where it has one; the paper's models are chat models",
+        help="put the prompt into the tokenizer's chat template: as the adapter was trained, else where there is one "
+        "(the paper's models are chat models), or never, or always",
+    )
+    parser.add_argument(
+        "--template-arguments",
+        type=fields,
+        metavar="JSON",
+        help="of the chat template, e.g. '{\"enable_thinking\": false}' (Qwen3); an adapter keeps them",
+    )
+    parser.set_defaults(template_date=DATE)  # a prompt must not change with the day
+
+
+def add_plain_flag(parser: argparse.ArgumentParser) -> None:
+    """--plain."""
+    parser.add_argument(
+        "--plain", action="store_true", help="the formulas as they read, without selfrefine/fast/: slower, larger"
     )
 
 
-def add_training_flags(parser: Parser, *, lora_dropout: float) -> None:
-    """What both phases take: output, data kept, batch, LoRA, memory, saving, machine."""
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="the run folder, adapter at its root")
+def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
+    """--top-k and --top-p."""
+    own = "(default: the model's generation_config.json, which Table 4 and C.2 leave as it is, else {})"
     parser.add_argument(
-        "--keep",
-        choices=("correct", "all"),
-        default="correct",
-        help="demonstrations to use: those whose answer is right, or all",
+        "--top-k", type=natural, metavar="K", help=f"draw from the K likeliest tokens, 0: all {own.format('50')}"
     )
     parser.add_argument(
-        "--fraction",
+        "--top-p",
         type=proportion,
-        help="C.1: use this share of 3000 of the kept demonstrations (default: all of them)",
+        metavar="P",
+        help=f"draw from the likeliest tokens that sum to P, 1: all {own.format('1')}",
     )
-    parser.add_argument("--batch-size", type=positive, default=128, help="rows per optimizer step, §3.2.1")
-    parser.add_argument(
-        "--max-grad-norm", type=above_zero, default=1.0, help="gradients are clipped to it; transformers' default"
-    )
-    parser.add_argument(
-        "--validate-every",
-        type=positive,
-        metavar="STEPS",
-        help="steps between validations (default: a tenth of the run)",
-    )
-    parser.add_argument(
-        "--max-dropped",
-        type=share,
-        default=0.01,
-        help="stop where a greater share of the rows cannot be used",
-    )
-    add_chat_template_flag(parser)
-    lora = parser.add_argument_group("LoRA (unsaid in the paper: the cited QLoRA's)")
-    lora.add_argument("--lora-rank", type=positive, default=64, help="r")
-    lora.add_argument("--lora-alpha", type=positive, default=16, help="α: the adapters count α / r")
-    lora.add_argument("--lora-dropout", type=share, default=lora_dropout, help="on the adapters' input")
-    memory = parser.add_argument_group("memory: none of these changes the result, but for which masks dropout draws")
-    memory.add_argument(
-        "--micro-batch-tokens",
-        type=positive,
-        help="tokens, padding included, that go through at a time (default: 2048 on a GPU, 1024 on a CPU)",
-    )
-    memory.add_argument(
-        "--gradient-checkpointing",
-        action="store_true",
-        help="recompute activations in the backward: slower, smaller",
-    )
-    memory.add_argument(
-        "--dequantize-once",
-        action=argparse.BooleanOptionalAction,
-        help="hold the 4-bit weights in 16 or 32 bits too: faster, larger (default: on a CPU with memory to spare)",
-    )
-    saving = parser.add_argument_group("saving")
-    saving.add_argument("--save-every", type=positive, default=50, metavar="STEPS", help="steps between checkpoints")
-    saving.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
-    saving.add_argument("--dry-run", action="store_true", help="print the plan and stop before any weight is loaded")
-    add_machine_flags(parser)
 
 
 def machine(args: argparse.Namespace):
@@ -148,39 +136,37 @@ def machine(args: argparse.Namespace):
     return device, torch.bfloat16 if fast else torch.float32
 
 
-def micro_batch_tokens(device) -> int:
-    """--micro-batch-tokens where it is not given: a GPU wants long products, a CPU's cache short ones."""
-    return 2048 if device.type == "cuda" else 1024
+def _number(kind: type, fits: Callable, what: str) -> Callable[[str], float]:
+    """An argparse type: numbers that fit."""
+
+    def parse(text: str) -> float:
+        try:
+            if fits(value := kind(text)):
+                return value
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+
+    return parse
 
 
-def natural(text: str) -> int:
-    """argparse type: an integer from 0 to below 2³², a seed too."""
-    return _number(text, int, lambda value: 0 <= value < 2**32, "a whole number of at least 0 and below 2^32")
+natural = _number(int, lambda value: 0 <= value < 2**32, "a whole number of at least 0 and below 2^32")  # seeds too
+positive = _number(int, lambda value: 1 <= value < 2**32, "a whole number of at least 1 and below 2^32")
+rate = _number(float, lambda value: 0 <= value <= 1e30, "a number from 0 to 1e30")  # float32 can still work with it
+above_zero = _number(float, lambda value: 0 < value <= 1e30, "a number above 0 and up to 1e30")
+share = _number(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
+proportion = _number(float, lambda value: 0 < value <= 1, "a number above 0 and up to 1")
 
 
-def positive(text: str) -> int:
-    """argparse type: an integer from 1 to below 2³²."""
-    return _number(text, int, lambda value: 1 <= value < 2**32, "a whole number of at least 1 and below 2^32")
-
-
-def rate(text: str) -> float:
-    """argparse type: a number from 0 to 10³⁰, which float32 can still work with."""
-    return _number(text, float, lambda value: 0 <= value <= 1e30, "a number from 0 to 1e30")
-
-
-def above_zero(text: str) -> float:
-    """argparse type: a number above 0 and up to 10³⁰."""
-    return _number(text, float, lambda value: 0 < value <= 1e30, "a number above 0 and up to 1e30")
-
-
-def share(text: str) -> float:
-    """argparse type: a number from 0 to below 1."""
-    return _number(text, float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
-
-
-def proportion(text: str) -> float:
-    """argparse type: a number above 0 and up to 1."""
-    return _number(text, float, lambda value: 0 < value <= 1, "a number above 0 and up to 1")
+def fields(text: str) -> dict:
+    """argparse type: a JSON object."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object, such as '{{\"name\": 1}}'")
+    return value
 
 
 def file(text: str) -> Path:
@@ -189,16 +175,6 @@ def file(text: str) -> Path:
     if not path.name or path.is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} names no file")
     return path
-
-
-def _number(text: str, kind: type, fits: Callable, what: str):
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not fits(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-    return value
 
 
 def run(main: Callable[[], None]) -> NoReturn:
@@ -212,18 +188,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     except RunError as error:
         sys.exit(_say(error, 1))
     except OSError as error:
-        if error.errno not in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EFBIG,
-            errno.EACCES,
-            errno.EPERM,
-            errno.EROFS,
-            errno.EISDIR,
-            errno.ENOTDIR,
-            errno.EEXIST,
-            errno.ENAMETOOLONG,
-        ):
+        if error.errno not in MENDABLE:
             raise
         sys.exit(_say(f"{error.filename or 'the output'}: {error.strerror}; nothing written before is lost.", 1))
     except UnicodeEncodeError as error:
@@ -246,5 +211,7 @@ def run(main: Callable[[], None]) -> NoReturn:
 
 
 def _say(message, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    from tqdm import tqdm
+
+    tqdm.write(f"error: {message}", file=sys.stderr)  # on a line of its own, not on that of a progress bar
     return code

@@ -1,17 +1,19 @@
 """Files: written whole or not at all, by one process at a time; JSONL read with file and line in every complaint."""
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from selfrefine.errors import UserError
 
 # how a line begins that a kill or a power cut left unfinished; what begins otherwise is not ours
 TORN = (b"{", b"\0")
+# what pandas reads tables with
+_TABLES = {".csv": "read_csv", ".tsv": "read_table", ".parquet": "read_parquet", ".xlsx": "read_excel"}
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -29,10 +31,12 @@ def write_json(path: Path, value: object) -> None:
     write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n").encode())
 
 
-def read_lines(path: Path, *, torn_end: bool = False) -> Iterator[tuple[str, dict]]:
+def read_lines(path: Path, *, torn_end: bool = False, mend: bool = False) -> Iterator[tuple[str, dict]]:
     """Yield ("FILE line N", object) for each line of a JSONL file; only a newline ends a line, blank lines are skipped.
 
-    With `torn_end`, half an object after the last newline is cut off the file: a process was killed as it wrote there.
+    A file that is one JSON array gives ("FILE row N", object) for each of its elements, one indented object itself.
+    With `torn_end`, half an object after the last newline is passed over: a process writes there, or was killed as it
+    did; with `mend` it is cut off the file.
 
     Raises UserError for a file that cannot be read and for a line that is not a JSON object in UTF-8.
     """
@@ -40,23 +44,48 @@ def read_lines(path: Path, *, torn_end: bool = False) -> Iterator[tuple[str, dic
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+    suffix = path.suffix.lower()
+    if suffix in _TABLES:
+        raise UserError(
+            f"{path} is a table: make it JSONL, python -c \"import pandas; pandas.{_TABLES[suffix]}('{path}')"
+            f".to_json('{path.with_suffix('.jsonl')}', orient='records', lines=True)\"."
+        )
     whole = content.rfind(b"\n") + 1
-    if torn_end and content[whole:].startswith(TORN):
+    if (torn_end or mend) and content[whole:].startswith(TORN):
         content = content[:whole]
-        os.truncate(path, whole)
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        place = f"{path} line {number}"
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError:
-            raise UserError(f"{place} is not UTF-8: save the file as UTF-8.") from None
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{place} is not JSON ({str(error)[:100]}): mend or remove the line.") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{place} is not a JSON object: mend or remove the line.")
-        yield place, row
+        if mend:
+            os.truncate(path, whole)
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    if content.lstrip().startswith((b"[", b"{\n", b"{\r")):
+        rows = _parsed(content, str(path))
+        for number, row in enumerate(rows if isinstance(rows, list) else [rows], start=1):
+            yield f"{path} row {number}", _object(row, f"{path} row {number}")
+        return
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if line.strip():
+            place = f"{path} line {number}"
+            yield place, _object(_parsed(line, place), place)
+
+
+def _parsed(content: bytes, place: str) -> object:
+    """The value that JSON in UTF-8 stands for."""
+    try:
+        return json.loads(content.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise UserError(f"{place} is not UTF-8: save the file as text in UTF-8, unpacked.") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place} is not JSON ({str(error)[:100]}): mend it or, if it is a line, remove it.") from None
+
+
+def _object(value: object, place: str) -> dict:
+    if not isinstance(value, dict):
+        raise UserError(f"{place} is not a JSON object: mend or remove it.")
+    return value
+
+
+def beside(path: Path, ending: str) -> Path:
+    """The file of that ending that goes with NAME.json, however many dots NAME has: "lr1e-4.b0.1" is one."""
+    return path.with_name(path.name.removesuffix(".json") + ending)
 
 
 def check_text(text: str, where: str) -> None:
@@ -65,23 +94,23 @@ def check_text(text: str, where: str) -> None:
         raise UserError(f"{where} has a NUL or half of a surrogate pair, which no tokenizer takes: mend the row.")
 
 
-def lock(path: Path) -> IO:
-    """Make the file and its folder, and lock it for as long as what is returned is open, at most till the process ends.
+def lock(path: Path) -> FileLock:
+    """Make the file and its folder, and lock it for as long as what is returned is kept, at most till the process ends.
 
     Raises UserError where it cannot be written or another process holds it.
     """
+    held = FileLock(path if path.name == ".lock" else path.with_name(f".{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a")  # noqa: SIM115, the caller keeps it open
-    except OSError as error:
-        raise UserError(f"--output: {path} cannot be written: {error.strerror}; choose another place.") from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        open(path, "a").close()
+        held.acquire(blocking=False)
+    except Timeout:
         raise UserError(
             f"--output: another process is writing there ({path}); wait for it or choose another."
         ) from None
-    return file
+    except OSError as error:
+        raise UserError(f"--output: {path} cannot be written: {error.strerror}; choose another place.") from None
+    return held
 
 
 def digest(paths: Iterable[Path]) -> str:

@@ -3,6 +3,7 @@
 Takes evaluate's NAME.predictions.jsonl or annotate's demonstrations, samples 50 questions of each task, asks the
 judge (the paper: GPT-4) with Table 12's prompt, and averages the ratings, which go from 1 to 3. Each rating is
 appended to NAME.ratings.jsonl beside the output as it comes: started again, only what is missing is asked.
+`--judge pocket` without a server is the pocket tasks' scripted one, which rates by rule.
 """
 
 import argparse
@@ -15,12 +16,13 @@ from pathlib import Path
 
 from selfrefine import command
 from selfrefine.errors import UserError
-from selfrefine.files import read_lines, write_json
+from selfrefine.files import beside, read_lines, write_json
+from selfrefine.pocket.judge import rate
 from selfrefine.tasks.prompts import standard_form
 from selfrefine.tasks.questions import LETTERS
 from selfrefine.teachers import Answer, Key, Refusal, server
 from selfrefine.teachers.flags import add_server_flags, print_plan, server_settings
-from selfrefine.teachers.journal import appending, complain, keep_all, rows_by_key
+from selfrefine.teachers.journal import appending, complain, keep_all, missing, rows_by_key, tell_cut
 
 PROMPT = (
     "Please act as an impartial judge and evaluate the quality of the response provided by an AI assistant to the "
@@ -33,6 +35,7 @@ PROMPT = (
 )  # Table 12
 
 
+SCRIPTED = "pocket"
 _NAMES = ("file", "prompt", "task", "id")
 
 
@@ -72,30 +75,30 @@ def main() -> None:
         "seed": args.seed,
         "temperature": args.temperature,
         "max_new_tokens": args.max_new_tokens,
-    }
-    journal = args.output.with_suffix(".ratings.jsonl")
+    } | ({"extra_body": args.extra_body} if args.extra_body else {})
+    journal = beside(args.output, ".ratings.jsonl")
     if args.dry_run:
-        rows = _rows(journal, settings, answers)
-        print_plan({key: prompt for key, prompt in prompts.items() if key not in rows}, args)
+        print_plan(missing(prompts, _rows(journal, settings, answers), settings), args)
         return
-    with appending(journal) as append:
-        rows = _rows(journal, settings, answers)
-        missing = {key: prompt for key, prompt in prompts.items() if key not in rows}
+    with appending(journal, lambda: _rows(journal, settings, answers)) as (rows, append):
+        todo = missing(prompts, rows, settings)
 
         def keep(key: Key, reply: Answer) -> None:
-            rows[key] = {
-                **dict(zip(_NAMES, key, strict=True)),
+            row = dict(zip(_NAMES, key, strict=True)) | {
                 "response": answers[key].response,
                 "rating": rating(reply.text),
                 "text": reply.text,
+                "ended": reply.ended,
                 "settings": settings,
             }
-            append(rows[key])
+            append(key, row)
 
-        refused = keep_all(_replies(missing, args), len(missing), keep, f"asking {args.judge}")
-    results = averages([rows[key] for key in prompts if key in rows])
+        refused = keep_all(_replies(todo, answers, args), len(todo), keep, f"asking {args.judge}")
+    rows = [rows[key] for key in prompts if key in rows]
+    results = averages(rows)
     write_json(args.output, {**settings, "per_task": args.per_task, "results": results})
     print_averages(results, args.judge)
+    tell_cut(rows, settings)
     complain(refused)
 
 
@@ -206,7 +209,7 @@ def _parse() -> argparse.Namespace:
     add_server_flags(parser)
     command.add_machine_flags(parser)
     args = parser.parse_args()
-    if not args.server and not args.dry_run:
+    if not args.server and not args.dry_run and args.judge != SCRIPTED:
         parser.error("the judge answers at a server: give --server URL")
     return args
 
@@ -222,8 +225,16 @@ def _require_own(output: Path) -> None:
             raise UserError(f"--output {output} is another file already: choose another name.")
 
 
-def _replies(prompts: dict[Key, str], args: argparse.Namespace) -> Iterator[tuple[Key, Answer | Refusal]]:
+def _replies(
+    prompts: dict[Key, str], answers: dict[Key, Judged], args: argparse.Namespace
+) -> Iterator[tuple[Key, Answer | Refusal]]:
     """The judge at work on `prompts`."""
+    if not args.server:  # the scripted one
+        rated = {
+            key: 1 if of.prompt == "target" else rate(of.question, of.response, of.target, of.task)
+            for key, of in answers.items()
+        }
+        return ((key, Answer(f"[[{rated[key]}]]")) for key in prompts)
     return server.answers(
         prompts,
         model=args.judge,

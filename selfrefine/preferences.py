@@ -3,17 +3,18 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from selfrefine.errors import UserError
 from selfrefine.files import read_lines
-from selfrefine.model.encoding import decode, encode_prompt
-from selfrefine.model.sampling import row_seed, sample
-from selfrefine.model.student import Student, Tokenizer, end_ids
+from selfrefine.model.encoding import decode, encode_prompt, end_ids
+from selfrefine.model.student import Student, Tokenizer
+from selfrefine.model.template import ChatTemplate
 from selfrefine.records import Demonstration, Preference, is_standard
+from selfrefine.sampling import row_seed, sample
 from selfrefine.tasks.answers import grade
 from selfrefine.tasks.prompts import cot_form, join, options_in, standard_form
 
@@ -27,7 +28,12 @@ class Answer:
     ended: bool
 
 
-Key = tuple[str, str, str]  # (task, question id, "standard" for y or "cot" for ŷ)
+Key = tuple  # (task, question id, "standard" for y or "cot" for ŷ), and the sample's number k from 1 on where k > 0
+
+
+def key_of(row: Demonstration, form: str, k: int) -> Key:
+    """What names sample k of an answer in answers.jsonl; the first has no number: what it draws depends on its key."""
+    return (row.task, row.id, form, k) if k else (row.task, row.id, form)
 
 
 def questions_of(demonstrations: Iterable[Demonstration]) -> list[Demonstration]:
@@ -62,29 +68,37 @@ def sample_answers(
     questions: list[Demonstration],
     path: Path,
     *,
-    chat_template: bool,
+    samples: int,
+    chat_template: ChatTemplate,
     seed: int,
     temperature: float,
     max_new_tokens: int,
+    top_k: int | None,
+    top_p: float | None,
     batch_size: int,
     after_each: Callable[[], None],
 ) -> dict[Key, Answer]:
-    """y ~ π_inst(· | x) and ŷ ~ π_inst(· | x̂) for every question (§2.2).
+    """y ~ π_inst(· | x) and ŷ ~ π_inst(· | x̂) for every question (§2.2), `samples` times.
 
     Each answer is appended to `path` as it is done, and those that are there already are not sampled again.
     """
     prompts = {
-        (row.task, row.id, form): text(row) for row in questions for form, text in (("standard", x), ("cot", x_cot))
+        key_of(row, form, k): text(row)
+        for k in range(samples)
+        for row in questions
+        for form, text in (("standard", x), ("cot", x_cot))
     }
     keys = list(prompts)
     answers = dict(_read_answers(path)) if path.exists() else {}
     todo = sample(
         student,
         [encode_prompt(tokenizer, prompts[key], chat_template=chat_template) for key in keys],
-        [row_seed(seed, *key) for key in keys],
-        end_ids=end_ids(student, tokenizer),
+        [row_seed(seed, *map(str, key)) for key in keys],
+        end_ids=end_ids(student, tokenizer, chat_template),
         temperature=temperature,
         max_new_tokens=max_new_tokens,
+        top_k=top_k,
+        top_p=top_p,
         batch_size=batch_size,
         done={index for index, key in enumerate(keys) if key in answers},
     )
@@ -104,7 +118,7 @@ def sample_answers(
 def cot_pair(row: Demonstration, y: Answer, y_cot: Answer, matching: str) -> Preference | None:
     """Eq. 4, for DPO_CoT (Eq. 3): y_w = ŷ if t ∈ ŷ, else the teacher's â; y_l = y; both at x̂.
 
-    None where the two are the same: their gradient is zero.
+    None where both are the same sampled tokens, ended alike: their gradient is zero.
     """
     refined = has_target(row, y_cot.text, matching, y_cot.ended)
     chosen = y_cot if refined else Answer(row.output, None, row.ended)  # Eq. 4
@@ -126,20 +140,25 @@ def answer_pair(
 
 
 def build_pairs(
-    demonstrations: list[Demonstration], answers: dict[Key, Answer], *, preferred: str, matching: str
+    demonstrations: list[Demonstration], answers: dict[Key, Answer], *, samples: int, preferred: str, matching: str
 ) -> tuple[list[Preference], Counter]:
-    """A pair for each question by Eq. 4 (`preferred` "cot") or Eq. 5 ("answer"), and where its sides came from."""
+    """A pair for each sample of each question by Eq. 4 (`preferred` "cot") or Eq. 5 ("answer"), a question's equal
+    pairs once; and how many came from where: "student", "teacher", "none" (no pair) and "again" (an equal one)."""
     standard = {(row.task, row.id): row for row in demonstrations if is_standard(row)}
     pairs, counts = [], Counter()
     for row in questions_of(demonstrations):
-        y, y_cot = answers[row.task, row.id, "standard"], answers[row.task, row.id, "cot"]
-        if preferred == "cot":
-            pair = cot_pair(row, y, y_cot, matching)
-        else:
-            pair = answer_pair(row, y, y_cot, standard.get((row.task, row.id)), matching)
-        counts[pair.chosen_from if pair else "none"] += 1
-        if pair:
-            pairs.append(pair)
+        of_question: set[Preference] = set()
+        for k in range(samples):
+            y, y_cot = answers[key_of(row, "standard", k)], answers[key_of(row, "cot", k)]
+            if preferred == "cot":
+                pair = cot_pair(row, y, y_cot, matching)
+            else:
+                pair = answer_pair(row, y, y_cot, standard.get((row.task, row.id)), matching)
+            again = pair in of_question
+            counts["again" if again else pair.chosen_from if pair else "none"] += 1
+            if pair and not again:
+                of_question.add(pair)
+                pairs.append(replace(pair, sample=k))
     return pairs, counts
 
 
@@ -150,7 +169,7 @@ def has_target(row: Demonstration, text: str, matching: str, ended: bool = True)
 
 
 def _pair(row: Demonstration, prompt: str, chosen: Answer, rejected: Answer, source: str) -> Preference | None:
-    if chosen.text == rejected.text:
+    if chosen == rejected:  # not by the text alone: other tokens, or one side cut, and there is something to learn
         return None
     return Preference(
         prompt=prompt,
@@ -168,7 +187,7 @@ def _pair(row: Demonstration, prompt: str, chosen: Answer, rejected: Answer, sou
 
 
 def _read_answers(path: Path) -> Iterator[tuple[Key, Answer]]:
-    for place, row in read_lines(path, torn_end=True):
+    for place, row in read_lines(path, mend=True):
         try:
             yield tuple(row["key"]), Answer(row["text"], tuple(row["ids"]), row["ended"])
         except (KeyError, TypeError):

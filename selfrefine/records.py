@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
+from selfrefine import formats
 from selfrefine.errors import UserError
 from selfrefine.files import check_text, read_lines, write_whole
-from selfrefine.tasks.prompts import standard_form
+from selfrefine.tasks.prompts import join, standard_form
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,18 @@ class Demonstration:
     correct: bool | None = None
     ended: bool = True
 
+    @property
+    def asked(self) -> str:
+        """x, without the trigger: one text for all that is asked of a question, in either phase."""
+        return standard_form(join(self.instruction, self.input)).strip()
+
 
 @dataclass(frozen=True)
 class Preference:
     """A pair (x̂, y_w, y_l) of Eq. 4 and where it came from.
 
-    `chosen_ids` and `rejected_ids` are the sampled tokens; an answer that did not end was cut at the token limit.
+    `chosen_ids` and `rejected_ids` are the sampled tokens; an answer that did not end was cut at the token limit;
+    `sample` numbers the pairs of one question, from 0.
     """
 
     prompt: str
@@ -51,6 +58,12 @@ class Preference:
     rejected_ids: tuple[int, ...] | None = None
     chosen_ended: bool = True
     rejected_ended: bool = True
+    sample: int = 0
+
+    @property
+    def asked(self) -> str:
+        """x, without the trigger: Eq. 4's pairs stand at x̂, Eq. 5's at x."""
+        return standard_form(self.prompt).strip()
 
 
 Record = TypeVar("Record", Demonstration, Preference)
@@ -58,7 +71,19 @@ _REQUIRED = {
     Demonstration: ("instruction", "input", "output", "target"),
     Preference: ("prompt", "chosen", "rejected"),
 }
-_MAY_BE_EMPTY = {"output", "task", "id", "teacher", "question", "target", "chosen_from", "chosen", "rejected"}
+_CONVERT = {Demonstration: formats.demonstration, Preference: formats.preference}
+_MAY_BE_EMPTY = {
+    "instruction",
+    "output",
+    "task",
+    "id",
+    "teacher",
+    "question",
+    "target",
+    "chosen_from",
+    "chosen",
+    "rejected",
+}
 
 
 def read_demonstrations(paths: Iterable[Path]) -> list[Demonstration]:
@@ -87,29 +112,32 @@ def _read(paths: Iterable[Path], kind: type[Record]) -> list[Record]:
         before = len(records)
         for place, row in read_lines(path):
             record = _checked(row, kind, place)
-            key = (record.task, record.id, getattr(record, "teacher", ""), is_standard(record))
-            if key in seen:
-                first, earlier = seen[key]
-                what = "repeats" if earlier == row else "has the id of"
-                raise UserError(f"{place} {what} {first} ({record.id!r}): remove one, or give them ids of their own.")
-            seen[key] = place, row
+            which = (record.teacher, is_standard(record)) if kind is Demonstration else ()
+            of_id: dict[Record, str] = seen.setdefault((record.task, record.id, *which), {})
+            first = next(iter(of_id), record)  # pairs of one prompt may share its id
+            if record in of_id or (of_id and (kind is Demonstration or record.prompt != first.prompt)):
+                what = f"repeats {of_id[record]}" if record in of_id else f"has the id of {of_id[first]}"
+                raise UserError(f"{place} {what} ({record.id!r}): remove one, or give them ids of their own.")
+            of_id[record] = place
             records.append(record)
         if len(records) == before:
             raise UserError(f"{path} has no rows: there is nothing to train on.")
     return records
 
 
-def is_standard(record: Demonstration | Preference) -> bool:
+def is_standard(record: Demonstration) -> bool:
     """Whether a demonstration answers x: a teacher may have answered a question both at x and at x̂."""
-    return isinstance(record, Demonstration) and standard_form(record.input) == record.input
+    return standard_form(record.input) == record.input
 
 
 def _checked(row: dict, kind: type[Record], place: str) -> Record:
     """A record from a JSON object; unknown fields are left out, wrong ones are a UserError."""
+    row = _CONVERT[kind](row, place)
     values = {field.name: row[field.name] for field in fields(kind) if row.get(field.name) is not None}
     for name in _REQUIRED[kind]:
         if name not in values:
-            raise UserError(f"{place} has no {name!r}: every row needs {', '.join(_REQUIRED[kind])}.")
+            what = ", the right answer, by which answers are checked" if name == "target" else ""
+            raise UserError(f"{place} has no {name!r}{what}: every row needs {', '.join(_REQUIRED[kind])}.")
     if isinstance(values.get("id"), int) and not isinstance(values["id"], bool):
         values["id"] = str(values["id"])
     if isinstance(values.get("target"), int | float) and not isinstance(values["target"], bool):
@@ -124,6 +152,9 @@ def _checked(row: dict, kind: type[Record], place: str) -> Record:
             if not isinstance(value, list) or not all(isinstance(option, str) for option in value):
                 raise UserError(f"{place}: options must be a list of texts.")
             values[name] = tuple(value)
+        elif name == "sample":
+            if type(value) is not int or value < 0:
+                raise UserError(f"{place}: sample must be a whole number of at least 0.")
         elif name in ("correct", "ended", "chosen_ended", "rejected_ended"):
             if not isinstance(value, bool):
                 raise UserError(f"{place}: {name} must be true or false.")

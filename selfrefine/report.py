@@ -1,143 +1,106 @@
-"""The report on an experiment: `python -m selfrefine.report NAME` with the flags that it was run with.
+"""Any runs' curves and any evaluations' answers side by side, in one HTML file that loads nothing and runs no script.
 
-Into OUTPUT/reports/NAME go report.html (one file, nothing loaded, no scripts: the table with the paper beside it, the
-curves, question by question what was answered), report.md, report.json, and for the paper's figures an SVG each, with
-matplotlib a PNG too. It tells what has run so far: `selfrefine.experiments` writes it at its end.
+The report on an experiment of the paper is `selfrefine.experiments`' own.
 """
 
-from dataclasses import asdict
+import argparse
+import json
+from pathlib import Path
 
-from selfrefine import command, paper
-from selfrefine.experiments import charts, markdown, options, page, png, results
-from selfrefine.experiments.layout import Row, commands
-from selfrefine.experiments.plans import CONTROL, FRACTIONS, NAMES, PRINTED, TEACHER, plan
-from selfrefine.experiments.results import columns
-from selfrefine.experiments.run import state
-from selfrefine.experiments.settings import Settings
-from selfrefine.files import write_json, write_whole
-from selfrefine.paper import INSTRUCTED, REFINED, Published
-from selfrefine.runs import versions
+from selfrefine import command
+from selfrefine.errors import UserError
+from selfrefine.experiments import report, results, sections
+from selfrefine.files import beside, read_lines, write_whole
+from selfrefine.scores import score
 
-QUESTIONS = 12  # of a task, that report.html shows
+FORMS = {"standard": "x", "cot": "x̂"}
 
 
 def main() -> None:
     """The command."""
-    args = options.parser("report", __doc__).parse_args()
-    settings = options.settings(args)
-    write(args.name, settings, plan(args.name, settings))
+    args = _parse()
+    runs = [path for path in args.made if (path / "metrics.jsonl").exists()]
+    evaluations = {path: _predictions(path) for path in args.made if path not in runs}
+    empty = [path for path in runs if not _steps(path)] + [path for path, rows in evaluations.items() if not rows]
+    print(*(f"{path} has nothing to show yet: left out" for path in empty), sep="\n", end="\n" * bool(empty))
+    if len(empty) == len({*args.made}):
+        raise UserError("there is nothing to report on: wait for a first step or answer.")
+    runs = [path for path in runs if path not in empty]
+    evaluations = {path: rows for path, rows in evaluations.items() if rows}
+    content = gather(runs, evaluations, args.questions)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(args.output, report.page(content, []).encode())
+    print(*(report.grid(table.heads, table.lines) for table in sections.tables(content)), sep="\n\n")
+    print(f"{len(runs)} runs, {len(evaluations)} evaluations: {args.output}")
 
 
-def write(name: str, settings: Settings, rows: list[Row]) -> None:
-    """Write the report's files and say where they are."""
-    folder = settings.output / "reports" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    content = gather(name, settings, rows)
-    drawn = figures(name, rows)
-    for number, chart in enumerate(drawn, start=1):
-        draw = charts.lines if isinstance(chart, charts.Lines) else charts.bars
-        write_whole(folder / f"{name}-{number}.svg", draw(chart).encode())
-    files = png.write(drawn, folder, name) if drawn else []
-    write_json(folder / "report.json", content)
-    write_whole(folder / "report.md", markdown.report(content, len(drawn)).encode())
-    write_whole(folder / "report.html", page.report(content, drawn).encode())
-    print(f"\n{markdown.report(content, 0)}\n{folder}: report.html, report.md, report.json", *files, sep="\n")
-
-
-def gather(name: str, settings: Settings, rows: list[Row]) -> dict:
-    """All that the report says, as plain data (report.json)."""
-    steps = commands(rows)
-    trained = [task for task in columns(rows) if any(step.kind == "instruct" for step in steps)]
+def gather(runs: list[Path], evaluations: dict[Path, list[dict]], count: int) -> dict:
+    """All that the page says, in the form of an experiment's: a row for each evaluation and prompt, by what is answered
+    so far."""
+    rows, questions = [], {}
+    for path, predictions in evaluations.items():
+        scored = score(predictions)
+        for form, sign in FORMS.items():
+            name, cells = f"{beside(path, '')}, {sign}", {}
+            for task in (task for task, by_form in scored.items() if form in by_form):
+                answered = [row for row in predictions if (row["task"], row["prompt"]) == (task, form)]
+                answered = [row for row in answered if row["seed"] == answered[0]["seed"]]  # of several seeds the first
+                cells[task] = _cell(scored[task][form], answered)
+                for row in answered[:count]:
+                    results.lay(questions.setdefault(task, {}), name, row)
+            rows += [{"panel": "", "trained_on": "", "method": name, "cells": cells}] if cells else []
+    seeds = sorted({row["seed"] for predictions in evaluations.values() for row in predictions})
     return {
-        "experiment": name,
-        "title": NAMES[name],
-        "scale": "pocket" if settings.pocket else "paper",
-        "rating": name in ("table13", "table14"),
-        "settings": asdict(settings),
-        "versions": versions(),
-        "commands": {"all": len(steps), "done": sum(state(step) == "done" for step in steps)},
-        "rows": [_row(row) for row in rows],
-        "printed": [] if _compared(rows) or name not in PRINTED else _printed(name),
-        "training": results.training(steps),
-        "changes": {task: results.changed(rows, task, INSTRUCTED, REFINED) for task in trained},
-        "questions": {task: results.side_by_side(rows, task, QUESTIONS) for task in trained},
-        "control": CONTROL if any(row.method == CONTROL for row in rows) else None,
+        "experiment": "",
+        "title": "Runs and evaluations",
+        "rating": False,
+        "settings": {"seeds": seeds or [0], "recipe": {"about": ""}},
+        "commands": {"all": 0, "done": 0},
+        "rows": rows,
+        "printed": [],
+        "training": [results.run_of(path, str(path)) for path in runs],
+        "differences": [],
+        "questions": {task: list(asked.values()) for task, asked in questions.items()},
     }
 
 
-def figures(name: str, rows: list[Row]) -> list[charts.Bars | charts.Lines]:
-    """The experiment's charts: bars per task as in Figures 2, 3 and 5, curves over demonstrations as in Figure 4."""
-    if name == "figure4":
-        return _over_demonstrations(rows)
-    if not name.startswith("figure"):
-        return []
-    drawn = []
-    for panel in dict.fromkeys(row.panel for row in rows):
-        series = {row.method: row for row in rows if row.panel == panel}
-        teacher = series.pop(TEACHER)
-        tasks = columns(rows)
-        numbers = {method: [results.number(row.cells[task]) for task in tasks] for method, row in series.items()}
-        levels = [results.number(teacher.cells[task]) for task in tasks]
-        drawn.append(
-            charts.Bars(
-                f"accuracy (%), {panel}; dashed: the teacher; diamonds: published",
-                [paper.TITLES.get(task, task) for task in tasks],
-                {method: [one and (one.mean, one.std) for one in of] for method, of in numbers.items()},
-                [one and one.mean for one in levels],
-                {method: [_mean(row.cells[task].published) for task in tasks] for method, row in series.items()},
-            )
-        )
-    return drawn
+def _cell(number: dict, predictions: list[dict]) -> dict:
+    ours = {name: number[name] for name in ("mean", "std", "item_stderr")} | {"substring": number["substring_mean"]}
+    return {"ours": ours, "paper": None, "style": results.style(predictions)}
 
 
-def _over_demonstrations(rows: list[Row]) -> list[charts.Lines]:
-    drawn = []
-    for panel in dict.fromkeys(row.panel for row in rows):
-        for task in columns(rows):
-            series: dict[str, list[tuple[float, float]]] = {}
-            for row in (row for row in rows if row.panel == panel and task in row.cells):
-                found = results.number(row.cells[task])
-                share = next(100 * fraction for fraction in FRACTIONS if f"{fraction:.0%}" == row.trained_on)
-                if found:
-                    series.setdefault(row.method, []).append((share, found.mean))
-            if series:
-                title = f"{paper.TITLES.get(task, task)}, {panel}: accuracy (%)"
-                drawn.append(charts.Lines(title, series, "% of the demonstrations"))
-    return drawn
+def _steps(run: Path) -> bool:
+    """Whether a run has taken any step."""
+    return any("loss" in row for _, row in read_lines(run / "metrics.jsonl", torn_end=True))
 
 
-def _row(row: Row) -> dict:
-    cells = {}
-    for column, cell in row.cells.items():
-        found = results.number(cell)
-        cells[column] = {
-            "ours": found and asdict(found),
-            "paper": cell.published and asdict(cell.published) | {"broken": cell.published.broken},
-            "style": results.style(cell),
-            "from": [str(step.output) for step in cell.steps],
-        }
-    return {"panel": row.panel, "trained_on": row.trained_on, "method": row.method, "cells": cells}
+def _predictions(path: Path) -> list[dict]:
+    """The predictions of an evaluation, finished or not."""
+    try:
+        begun = json.loads(beside(path, ".json").read_text(encoding="utf-8"))
+        rows = [row for _, row in read_lines(beside(path, ".predictions.jsonl"), torn_end=True)]
+        score(rows)
+        if not begun["results"]:
+            print(f"{path} is not finished: {len(rows)} answers so far")
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is neither a run folder with metrics.jsonl nor an evaluation's NAME.json.") from None
+    return rows
 
 
-def _compared(rows: list[Row]) -> bool:
-    """Whether any cell has a published number beside it."""
-    return any(cell.published for row in rows for cell in row.cells.values())
-
-
-def _printed(name: str) -> list[dict]:
-    """The paper's own table, to be shown whole where no task of this run is in it."""
-    return [
-        {
-            "trained_on": trained_on,
-            "method": method,
-            "cells": {task: cell.printed for task, cell in cells.items() if cell},
-        }
-        for (trained_on, method), cells in PRINTED[name].items()
-    ]
-
-
-def _mean(published: Published | None) -> float | None:
-    return published and published.mean
+def _parse() -> argparse.Namespace:
+    parser = command.Parser(__doc__)
+    parser.add_argument(
+        "made",
+        type=Path,
+        nargs="+",
+        metavar="RUN_OR_EVALUATION",
+        help="run folders of train_it.py and train_dpo.py, NAME.json of evaluate.py",
+    )
+    parser.add_argument(
+        "--output", type=command.file, default=Path("report.html"), metavar="FILE.html", help="the page"
+    )
+    parser.add_argument("--questions", type=command.natural, default=12, metavar="N", help="shown of each task")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

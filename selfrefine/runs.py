@@ -3,16 +3,19 @@
 import importlib.metadata
 import json
 import shutil
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 from selfrefine.errors import UserError
 from selfrefine.files import lock, write_json
+from selfrefine.model import DATE, LINEARS
 
 PACKAGES = ("torch", "transformers", "bitsandbytes", "safetensors", "numpy")
 # what may differ between a run and its continuation: where and how fast, not what is computed but for dropout's draws
 FREE = {
+    "student",  # its weights are compared, by `student_id`
     "output",
     "resume",
     "save_every",
@@ -24,29 +27,80 @@ FREE = {
     "sampling_batch_size",
 }
 
+# what a run was before there was the setting
+BEFORE = {
+    "plain": False,
+    "lora_targets": list(LINEARS),
+    "answers_per_prompt": 1,
+    "schedule": "linear",
+    "template_date": str(DATE),
+}
+# what is compared by a digest, which tells a reader nothing
+_INPUTS = {
+    "student_id": "the student's weights",
+    "adapter_id": "--adapter's weights",
+    "data": "the rows of --demonstrations or --preferences",
+}
 
-def claim(folder: Path, settings: dict, *, resume: bool, disk: int) -> IO:
-    """Make the folder, lock it for this process and write `config.json`; before any weight is loaded.
 
-    Returns the lock, to be kept. Raises UserError, with all that is wrong in one message, where the folder is in use,
-    cannot be written, holds a run and `resume` is not given or of other settings, or lacks `disk` bytes of space.
-    """
-    held = lock(folder / ".lock")
-    problems = []
-    described = folder / "config.json"
-    if any(path.name not in (".lock", "config.json") for path in folder.iterdir()):  # a run that got anywhere
-        if not resume:
-            problems.append(f"--output {folder} already holds a run: add --resume to go on with it, or choose another")
-        problems += changes(described, settings)
-    elif described.exists() and _settings(described) is None:
-        problems.append(f"{described} is not of a run: choose another --output")
-    free = shutil.disk_usage(folder).free
-    if free < disk:
-        problems.append(f"--output {folder} has {free / 2**20:.0f} MiB free, the run needs {disk / 2**20:.0f}")
-    if problems:
-        raise UserError("; ".join(problems) + ".")
-    write_json(described, {"settings": settings, "versions": versions(), "command": sys.argv})
-    return held
+class Run:
+    """The run folder while one process trains in it: locked, described by `config.json`, and left in good order when a
+    signal comes. SIGTERM and SIGINT are noted, and obeyed where what is done is kept; a second one stops at once."""
+
+    def __init__(self, folder: Path, settings: dict, *, resume: bool, disk: int):
+        self.folder, self.settings, self.resume, self.disk = folder, settings, resume, disk
+        self.requested: int | None = None  # the signal that asked the run to end
+
+    def __enter__(self) -> "Run":
+        """Make the folder and claim it; before any weight is loaded.
+
+        Raises UserError, with all that is wrong in one message, where the folder is in use, cannot be written, holds a
+        run and `resume` is not given or of other settings, or lacks `disk` bytes of space.
+        """
+        self._held = lock(self.folder / ".lock")
+        problems = []
+        described = self.folder / "config.json"
+        if any(path.name not in (".lock", "config.json") for path in self.folder.iterdir()):  # a run that got anywhere
+            if not self.resume:
+                problems.append(f"--output {self.folder} already holds a run: add --resume to go on, or choose another")
+            problems += changes(described, self.settings)
+        elif described.exists() and _settings(described) is None:
+            problems.append(f"{described} is not of a run: choose another --output")
+        free = shutil.disk_usage(self.folder).free
+        if free < self.disk:
+            problems.append(
+                f"--output {self.folder} has {free / 2**20:.0f} MiB free, the run needs {self.disk / 2**20:.0f}"
+            )
+        if problems:
+            self._held.release()
+            raise UserError("; ".join(problems) + ".")
+        write_json(described, {"settings": self.settings, "versions": versions(), "command": sys.argv})
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._held.release()
+
+    def _note(self, number: int, _frame) -> None:
+        if self.requested is not None:
+            raise KeyboardInterrupt
+        self.requested = number
+        print("\nstopping as soon as what is done is kept; once more to stop at once", file=sys.stderr)
+
+    def leave_if_requested(self) -> None:
+        """After a signal, end the process with its exit code, 143 or 130; what is done must be on disk."""
+        if self.requested is not None:
+            print("stopped; --resume goes on from here", file=sys.stderr)
+            sys.exit(128 + self.requested)
+
+    def checkpoint(self, keep: Callable[[], None], *, due: bool) -> None:
+        """Call `keep` where it is due or a signal came, and leave after a signal. One that comes later waits: what came
+        after the look has no checkpoint yet."""
+        if self.requested is not None or due:
+            keep()
+            self.leave_if_requested()
 
 
 def versions() -> dict[str, str]:
@@ -60,8 +114,13 @@ def changes(described: Path, settings: dict, free: set[str] = FREE) -> list[str]
     if before is None:
         return [f"{described} is missing or broken, so the run cannot go on: choose another --output"]
     now = json.loads(json.dumps(settings, default=str))
+    before = {name: value for name, value in BEFORE.items() if name in now} | before
     changed = [name for name in sorted(now.keys() | before.keys()) if now.get(name) != before.get(name)]
-    told = [f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in changed if name not in free]
+    told = [
+        f"{_INPUTS[name]} changed" if name in _INPUTS else f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
+        for name in changed
+        if name not in free
+    ]
     if not told:
         return []
     return [f"{described} is of a run with other settings: {', '.join(told)}; use the same, or another --output"]

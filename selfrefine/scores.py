@@ -41,7 +41,7 @@ def read_predictions(path: Path, asked: dict[Key, Question]) -> dict[Key, dict]:
     Raises UserError for a line that is no prediction, and for an answer to another question than is asked now.
     """
     answered: dict[Key, dict] = {}
-    for place, row in read_lines(path, torn_end=True):
+    for place, row in read_lines(path, mend=True):
         try:
             key = row["task"], row["id"], row["prompt"], row["seed"]
             _scored = row["rule"], row["correct"], row["substring"]
@@ -68,8 +68,8 @@ def without_results(output: Path) -> bool:
 
 def score(predictions: Iterable[dict]) -> dict[str, dict[str, dict]]:
     """{task: {prompt: {...}}}, in percent: `mean` and `std` over seeds (std null for one), `runs` the seeds' accuracies
-    in order, `parsed` the share of answers that could be read, `substring_mean` the accuracy under the paper's literal
-    rule, `item_stderr` the standard error over the questions of one run."""
+    in order, `parsed` the share of answers that could be read, `cut` of those cut at the token limit, `substring_mean`
+    the accuracy under the paper's literal rule, `item_stderr` the standard error over the questions of one run."""
     groups: dict[tuple[str, str], dict[int, list[dict]]] = defaultdict(lambda: defaultdict(list))
     for row in predictions:
         groups[row["task"], row["prompt"]][row["seed"]].append(row)
@@ -83,9 +83,10 @@ def score(predictions: Iterable[dict]) -> dict[str, dict[str, dict]]:
             "std": spread(runs),
             "runs": runs,
             "parsed": percent(row["rule"] != "none" for row in every),
+            "cut": percent(not row.get("ended", True) for row in every),
             "substring_mean": percent(row["substring"] for row in every),
             "questions": questions,
-            "item_stderr": math.sqrt(mean * (100 - mean) / questions),
+            "item_stderr": item_stderr(mean, questions),
         }
     return results
 
@@ -94,6 +95,11 @@ def percent(flags: Iterable[bool]) -> float:
     """The share of true ones, in percent."""
     flags = list(flags)
     return 100 * sum(flags) / len(flags)
+
+
+def item_stderr(mean: float, questions: int) -> float:
+    """The standard error, in points, of an accuracy over so many questions: a binomial's."""
+    return math.sqrt(mean * (100 - mean) / questions)
 
 
 def spread(runs: list[float]) -> float | None:
@@ -107,7 +113,7 @@ def cell(mean: float, std: float | None) -> str:
 
 
 def table(results: dict[str, dict[str, dict]], adapter: str | None) -> str:
-    """Markdown in the layout of Table 1: a row per prompt, a column per task."""
+    """Markdown in the layout of Table 1: a row per prompt, a column per task; then the shares that were cut, if any."""
     names = {"standard": "Baseline", "cot": "Baseline CoT"}
     if adapter:
         names = {"standard": f"{adapter}, x", "cot": f"{adapter}, x̂"}
@@ -116,4 +122,9 @@ def table(results: dict[str, dict[str, dict]], adapter: str | None) -> str:
         cells = [results[task].get(prompt) for task in results]
         if any(cells):
             lines.append(f"| {name} | " + " | ".join(cell(c["mean"], c["std"]) if c else "" for c in cells) + " |")
+    for prompt, name in names.items():
+        cells = [results[task].get(prompt, {}).get("cut") for task in results]
+        if any(cells):
+            shares = " | ".join("" if share is None else cell(share, None) for share in cells)
+            lines.append(f"| {name}: cut at --max-new-tokens (%) | {shares} |")
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """What the tests share: real rows and tokenizers where they are at hand, and small random students."""
 
+import json
 import os
 from pathlib import Path
 
@@ -197,3 +198,19 @@ def phase_1(student, demonstrations, output) -> list[str]:
 def phase_2(student, adapter, output) -> list[str]:
     flags = ["--student", student, "--adapter", adapter, "--output", output, "--batch-size", 8, *COMMON]
     return [str(flag) for flag in [*flags, "--learning-rate", 1e-3, "--warmup-steps", 2, "--epochs", 3]]
+
+
+def lines(output: Path, *, timed: bool = True) -> list[dict]:
+    """The rows of a run's metrics.jsonl, in order."""
+    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().split("\n") if line]
+    untimed = ("seconds", "reference_seconds")
+    return rows if timed else [{k: v for k, v in row.items() if k not in untimed} for row in rows]
+
+
+def examples(make, tokenizer, records, config, *, chat_template, allowed) -> list:
+    """What `examples_of` or `pairs_of` makes of records."""
+    from types import SimpleNamespace
+
+    flags = SimpleNamespace(max_dropped=allowed)
+    setup = SimpleNamespace(args=flags, tokenizer=tokenizer, config=config, chat_template=chat_template)
+    return make(setup, records)

@@ -19,7 +19,7 @@ class Reply:
     cut: int | None = None
 
 
-def completion(text: str | None, finish_reason: str = "stop") -> Reply:
+def completion(text: str | list | None, finish_reason: str | None = "stop") -> Reply:
     """A chat completion with one choice."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
     return as_json({"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]})

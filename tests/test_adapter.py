@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from selfrefine.errors import UserError
+from selfrefine.model import LINEARS
 from selfrefine.model.adapter import AdapterSettings, load_adapter, read_settings, save_adapter
 from selfrefine.model.lora import add_lora, lora_parameters
 from selfrefine.model.student import load_student
@@ -88,16 +89,110 @@ def test_settings_survive(folder):
     assert read_settings(folder) == SETTINGS
 
 
+def test_an_adapter_made_by_peft_on_q_and_v_alone_loads(student_folder, tmp_path):
+    """PEFT's default for Llama: its config's list is in no order, and it has no file of ours."""
+    bare = load_student(student_folder, CPU, torch.float32)
+    add_lora(bare, rank=4, alpha=8, dropout=0.0, seed=0, targets=("q_proj", "v_proj"))
+    for parameter in lora_parameters(bare).values():
+        torch.nn.init.normal_(parameter, std=0.05)
+    tensors = {f"base_model.model.{name}": p.detach() for name, p in lora_parameters(bare).items()}
+    assert {name.split(".")[-3] for name in tensors} == {"q_proj", "v_proj"} and len(tensors) == 2 * 2 * 2
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": ["v_proj", "q_proj"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    assert read_settings(tmp_path).targets == ("q_proj", "v_proj")
+    again = load_student(student_folder, CPU, torch.float32)
+    load_adapter(again, tmp_path, "any")
+    ids = torch.randint(3, 320, (2, 9))
+    with torch.no_grad():
+        assert torch.equal(again(input_ids=ids).logits, bare(input_ids=ids).logits)
+
+
+def test_an_adapter_that_peft_itself_made_by_its_defaults_loads(student_folder, tmp_path):
+    """Where PEFT is installed: q and v, on the dequantised base, the same function."""
+    peft = pytest.importorskip("peft", reason="PEFT is not installed, and not needed")
+    from transformers import AutoModelForCausalLM
+
+    from selfrefine.model.lora import NF4Linear, lora_layers
+
+    ours = load_student(student_folder, CPU, torch.float32)
+    dense = AutoModelForCausalLM.from_pretrained(student_folder, dtype=torch.float32)
+    with torch.no_grad():
+        for path, layer in ours.named_modules():
+            if isinstance(layer, NF4Linear):
+                dense.get_submodule(path).weight.copy_(layer.dequantize())
+    settings = peft.LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", init_lora_weights=False)
+    theirs = peft.get_peft_model(dense, settings).eval()
+    theirs.save_pretrained(tmp_path)
+    load_adapter(ours, tmp_path, "any")
+    assert {path.rpartition(".")[2] for path in lora_layers(ours)} == {"q_proj", "v_proj"}
+    ids = torch.randint(3, 320, (2, 9))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(input_ids=ids).logits, theirs(input_ids=ids).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("modules", ["all-linear", r".*\.(q|v)_proj", ["self_attn.q_proj", "v_proj"]])
+def test_a_pattern_or_paths_stand_for_layers(folder, student_folder, modules):
+    """A pattern for those whose tensors are there."""
+    path, tensors = folder / "adapter_model.safetensors", load_file(folder / "adapter_model.safetensors")
+    named = LINEARS if modules == "all-linear" else ("q_proj", "v_proj")
+    save_file({name: tensor for name, tensor in tensors.items() if name.split(".")[-3] in named}, path)
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"target_modules": modules}))
+    assert read_settings(folder).targets == named
+    load_adapter(load_student(student_folder, CPU, torch.float32), folder, "abc")
+
+
+@pytest.mark.parametrize("modules", [["q_proj", "lm_head"], [], None, 7])
+def test_layers_that_are_not_the_blocks_are_one_sentence(folder, modules):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"target_modules": modules}))
+    with pytest.raises(UserError, match="target_modules"):
+        read_settings(folder)
+
+
+def test_a_layer_that_the_config_names_and_the_file_lacks_is_one_sentence(folder, student_folder):
+    """Not a smaller adapter: half a file."""
+    path = folder / "adapter_model.safetensors"
+    save_file({name: tensor for name, tensor in load_file(path).items() if "q_proj" not in name}, path)
+    with pytest.raises(UserError, match=r"q_proj.*is missing"):
+        load_adapter(load_student(student_folder, CPU, torch.float32), folder, "abc")
+
+
 def test_an_adapter_made_by_peft_has_no_note_of_ours(folder):
     (folder / "selfrefine.json").unlink()
-    assert read_settings(folder) == AdapterSettings(4, 8, 0.1, "tiny", "", False)
+    assert read_settings(folder) == AdapterSettings(4, 8, 0.1, "tiny", "", None, LINEARS)
 
 
-@pytest.mark.parametrize("extra", [{"use_rslora": True}, {"use_dora": True}, {"alpha_pattern": {"q_proj": 32}}])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"alpha_pattern": {"q_proj": 32}},
+        {"rank_pattern": {"q_proj": 2}},
+        {"bias": "all"},
+        {"modules_to_save": ["lm_head"]},
+        {"layers_to_transform": 0},
+        {"layers_to_transform": [0]},
+        {"layer_replication": [[0, 2]]},
+        {"trainable_token_indices": [3]},
+    ],
+)
 def test_an_adapter_that_scales_otherwise_is_one_sentence(folder, extra):
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"use_rslora": False, "alpha_pattern": {}} | extra))
-    with pytest.raises(UserError, match=next(iter(extra))):
+    with pytest.raises(UserError, match=f"{next(iter(extra))}: only plain LoRA"):
+        read_settings(folder)
+
+
+@pytest.mark.parametrize(
+    "other", [{"peft_type": "IA3", "r": None}, {"peft_type": "PROMPT_TUNING"}, {"init_lora_weights": "pissa_niter_4"}]
+)
+def test_another_kind_of_adapter_is_named(folder, other):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | other))
+    with pytest.raises(UserError, match=f"with {next(iter(other.values()))}: only plain LoRA"):
         read_settings(folder)
 
 

@@ -166,6 +166,7 @@ def test_a_broken_line_in_the_middle_is_named(command, tmp_path, capfd):
         (["--split", "test"], "split train (now test)"),
         (["--temperature", 0.5], "temperature 0.1 (now 0.5)"),
         (["--max-new-tokens", 9], "max_new_tokens 512 (now 9)"),
+        (["--extra-body", '{"top_p": 0.9}'], "extra_body None (now {'top_p': 0.9})"),
         (["--teacher", "n"], "teacher m (now n)"),
     ],
 )
@@ -178,6 +179,69 @@ def test_settings_that_contradict_the_file_are_refused(command, tmp_path, capfd,
     assert says in capfd.readouterr().err
     assert output.read_bytes() == before
     assert len(server.requests) == 30
+
+
+def test_a_larger_budget_asks_the_cut_answers_again_and_no_others(command, tmp_path, capfd):
+    """Six of thirty are cut at 512 tokens; with 2048 the server dies after two of them; the third start asks four.
+
+    No answer is lost or paid twice meanwhile, and in the end each question has one line.
+    """
+    output = tmp_path / "a.jsonl"
+
+    def answer(request):
+        if request.body["max_tokens"] == 512:
+            return completion("So", "length") if len(server.requests) <= 6 else completion("It is 5.")
+        return error(402, "empty") if len(server.requests) == 33 else completion("It is 6.")
+
+    with Loopback(answer) as server:
+        assert command(annotate, *served(output, server.url, "--concurrency", 1)) == 0
+        assert "6 answers were cut at 512 tokens: the same command with a larger" in capfd.readouterr().out
+        assert command(annotate, *served(output, server.url, "--concurrency", 1)) == 0
+        assert len(server.requests) == 30
+        larger = served(output, server.url, "--concurrency", 1, "--max-new-tokens", 2048)
+        assert command(annotate, *larger, "--dry-run") == 0
+        assert "requests       6\n" in capfd.readouterr().out
+        assert command(annotate, *larger) == 1
+        assert sorted(row["output"] for row in rows_of(output)) == ["It is 5."] * 24 + ["It is 6."] * 2 + ["So"] * 4
+        assert command(annotate, *larger) == 0
+        assert len(server.requests) == 30 + 3 + 4
+        assert "cut at" not in capfd.readouterr().out
+        assert command(annotate, *served(output, server.url)) == 2  # not back to 512
+    rows = rows_of(output)
+    assert len({row["id"] for row in rows}) == len(rows) == 30
+    assert {(row["output"], row["settings"]["max_new_tokens"]) for row in rows} == {
+        ("It is 5.", 512),
+        ("It is 6.", 2048),
+    }
+
+
+def test_a_killed_larger_budget_leaves_lines_that_the_next_start_takes(command, tmp_path):
+    """kill -9 after an answer took a cut one's place: both lines are there, the later one counts."""
+    output = tmp_path / "a.jsonl"
+    with Loopback(lambda request: completion("So", "length")) as server:
+        command(annotate, *served(output, server.url, "--limit", 1))
+    cut = rows_of(output)[0]
+    whole = cut | {"output": "It is 5.", "ended": True, "settings": cut["settings"] | {"max_new_tokens": 2048}}
+    output.write_text("".join(json.dumps(row) + "\n" for row in (cut, whole)))
+    with Loopback(lambda request: completion("It is 6.")) as server:
+        assert command(annotate, *served(output, server.url, "--limit", 1, "--max-new-tokens", 2048)) == 0
+        assert server.requests == []
+    assert rows_of(output) == [whole]
+
+
+def test_extra_fields_go_to_the_server_and_into_the_file(command, tmp_path, capfd):
+    output = tmp_path / "a.jsonl"
+    with Loopback(lambda request: completion("5")) as server:
+        assert command(annotate, *served(output, server.url, "--extra-body", '{"top_p": 0.9}')) == 0
+        for wrong, says in (
+            ("top_p=0.9", "no JSON object"),
+            ("[1]", "no JSON object"),
+            ('{"n": 2}', "n cannot be given"),
+        ):
+            assert command(annotate, *served(output, server.url, "--extra-body", wrong)) == 2
+            assert says in capfd.readouterr().err
+    assert {request.body["top_p"] for request in server.requests} == {0.9}
+    assert rows_of(output)[0]["settings"]["extra_body"] == {"top_p": 0.9}
 
 
 def test_another_question_under_the_same_id_is_refused(command, tmp_path, capfd):
@@ -417,6 +481,17 @@ def test_a_local_teacher_draws_by_seed_and_question(command, tmp_path, student_f
         for name in ("one", "two", "other")
     )
     assert one == two
+    greedy, first = (tmp_path / f"{name}.jsonl" for name in ("greedy", "first"))
+    command(annotate, *common, "--limit", 6, "--output", greedy, "--temperature", 0)
+    command(annotate, *common, "--limit", 6, "--output", first, "--top-k", 1)
+    assert [row["output"] for row in rows_of(first)] == [row["output"] for row in rows_of(greedy)]
+    assert command(annotate, *common, "--limit", 6, "--output", first, "--top-k", 2) == 2
+    before = [
+        {**row, "settings": {k: v for k, v in row["settings"].items() if "top" not in k}} for row in rows_of(first)
+    ]
+    first.write_text("".join(json.dumps(row) + "\n" for row in before))  # as it was written before there were these
+    assert command(annotate, *common, "--limit", 6, "--output", first) == 2
+    assert command(annotate, *common, "--limit", 7, "--output", first, "--top-k", 0, "--top-p", 1) == 0
     assert len(set(one.values())) == 6
     assert not set(one.values()) & set(other.values())
 
@@ -456,6 +531,7 @@ def test_a_prompt_longer_than_the_teachers_context_is_reported(command, tmp_path
     [
         (["--server", "localhost:8000"], "give an address such as"),
         (["--server", "http://:x"], "give an address such as"),
+        (["--server", "http://localhost:8000", "--top-k", "5"], "--top-k and --top-p are a local teacher's"),
         (["--server", "https://user:secret@host/v1"], "OPENAI_API_KEY"),
         (["--teacher", "pocket", "--task", "obqa"], "pocket"),
         (["--task", "nothing"], "nothing"),
@@ -487,8 +563,8 @@ def test_the_journal_appends_to_what_another_wrote_before(tmp_path):
     """One write per line, at the end: also after a line from outside."""
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": 1}\n')
-    with appending(path) as append:
-        append({"b": "\u2028"})
-        with pytest.raises(UserError, match="another process"), appending(path):
+    with appending(path, lambda: {("a",): {"a": 1}}) as (_, append):
+        append(("b",), {"b": "\u2028"})
+        with pytest.raises(UserError, match="another process"), appending(path, dict):
             pass
     assert rows_of(path) == [{"a": 1}, {"b": "\u2028"}]

@@ -244,9 +244,12 @@ def test_the_literal_rule_beside_ours() -> None:
     assert not grade("no target", "", FORMS).contains
 
 
-def test_an_open_question_with_a_text_for_target() -> None:
-    assert grade("The answer is Paris.", "Paris").correct
-    assert not grade("The answer is Paris.", "Rome").correct
+@pytest.mark.parametrize("text", ["<think>\nIt may be 5.", "<think>a</think>\n<think>\nThe answer is 5.", "<think>"])
+def test_reasoning_that_never_ended_is_no_answer(text: str) -> None:
+    for target, options in (("5", ()), ("A", FORMS), ("x^5", ()), ("five", ())):
+        graded = grade(text, target, options)
+        assert (graded.read, graded.rule, graded.correct) == (None, "none", False)
+    assert grade("<think>It may be 4.</think>The answer is 5.", "5").correct
 
 
 @pytest.mark.parametrize("turn", ["\nQuestion: ", "\n\nQ: ", "\n### Instruction:\n", "[INST] ", "<|im_end|>\n"])

@@ -24,6 +24,20 @@ def test_the_last_line_is_a_result(command, capsys, student_folder, phase):
     assert 0 < said["share_of_matmul"] < 1.5
 
 
+def test_no_layer_but_the_targets_is_adapted(command, capsys, student_folder, monkeypatch):
+    from selfrefine.model import lora
+
+    adapted, add_lora = [], lora.add_lora
+
+    def seen(student, **how):
+        add_lora(student, **how)
+        adapted.extend(path.rpartition(".")[2] for path in lora.lora_layers(student))
+
+    monkeypatch.setattr(lora, "add_lora", seen)
+    result(command, capsys, "--config", student_folder, "--phase", "it", "--lora-targets", "v_proj")
+    assert adapted == ["v_proj", "v_proj"]
+
+
 def test_given_prompts_are_sampled(command, capsys, student_folder, tmp_path):
     (tmp_path / "p.jsonl").write_text('{"prompt": "What is 1 + 1?"}\n{"prompt": "And 2 + 2?"}\n')
     flags = ("--config", student_folder, "--phase", "sample", "--prompts", tmp_path / "p.jsonl", "--max-new-tokens", 8)

@@ -265,12 +265,16 @@ def test_own_questions_with_and_without_options(tmp_path: Path) -> None:
         {"question": "Hot?", "options": ["ice", "fire "], "target": "B", "id": "q", "task": "heat"},
         {"question": "Cold?", "options": ["ice", "fire"], "target": "ice"},
         {"question": "None?", "target": 0, "id": 0},
+        {"question": "Capital?", "answer": "Paris"},
+        {"question": "Hot?", "options": ["ice", "fire"], "answer": "B"},
     )
     assert read_questions(path) == [
         Question("mine", "1", "2 plus 3?", "5"),
         Question("heat", "q", "Hot?", "B", ("ice", "fire")),
         Question("mine", "3", "Cold?", "A", ("ice", "fire")),
         Question("mine", "0", "None?", "0"),
+        Question("mine", "5", "Capital?", "Paris"),
+        Question("mine", "6", "Hot?", "B", ("ice", "fire")),
     ]
 
 

@@ -79,6 +79,29 @@ def test_killed_at_random_moments(student_folder, demonstrations, instructed, tm
         run += 1
 
 
+def test_killed_while_sampling(student_folder, demonstrations, instructed, tmp_path):
+    """In bfloat16, whose bits depend on the rows of a batch, in windows of 16 answers: kill -9 after some, then
+    --resume: the answers, in whatever order, are a straight run's, and none is there twice."""
+    answers = []
+    for name, kill in (("straight", False), ("killed", True)):
+        output = tmp_path / name
+        script, flags = flags_of(2, student_folder, demonstrations, instructed, output)
+        flags += ["--dtype", "bfloat16", "--sampling-batch-size", "2", "--max-steps", "1", "--resume"]
+        if kill:
+            process = start(script, flags)
+            deadline = time.monotonic() + 120
+            while not (output / "answers.jsonl").exists() or (output / "answers.jsonl").read_text().count("\n") < 20:
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.002)
+            process.kill()
+            process.communicate()
+            before = (output / "answers.jsonl").read_text().count("\n")
+        assert finished(script, flags)[0] == 0
+        answers.append(sorted((output / "answers.jsonl").read_text().split("\n")))
+    assert before < len(answers[0]) - 1
+    assert answers[0] == answers[1]
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_preempted_with_a_checkpoint(student_folder, demonstrations, instructed, tmp_path, number, code):
     """The step ends, the state is saved, the code is the signal's own; resumed, the run is a straight one's."""

@@ -4,9 +4,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from selfrefine.errors import UserError
-from selfrefine.model.encoding import Sequence, decode, encode_prompt, encode_response, uses_chat_template
+from selfrefine.model.encoding import decode, encode_prompt, encode_response, uses_chat_template
 from selfrefine.records import Demonstration, Preference
-from selfrefine.training.rows import demonstration_sequences, preference_sequences
+from selfrefine.training.examples import examples_of, pairs_of
+from tests.conftest import examples
 
 PROMPT = "Answer the following mathematical question with numerical solution.\nQuestion: 1+1?\nAnswer:"
 
@@ -31,20 +32,20 @@ def demonstration(output="2", **changes):
 @pytest.mark.parametrize("response", ["First, 1+1", " a", "42", "(A)", "\n2"])
 def test_pitfall_p1_the_prompt_is_the_one_that_is_sampled_from(each, ending, response):
     row = demonstration(response, input=f"Question: 1+1?{ending}")
-    _, (sequence,) = demonstration_sequences(each, [row], Config, chat_template=False, allowed=0)
+    (sequence,) = examples(examples_of, each, [row], Config, chat_template=False, allowed=0)
     assert sequence.prompt == encode_prompt(each, f"{row.instruction}\n{row.input}", chat_template=False)
-    assert decode(each, sequence.responses[0]).strip() == response.strip()
+    assert decode(each, sequence.response).strip() == response.strip()
 
 
 @pytest.mark.parametrize("chat_template", [False, True])
 def test_pitfall_p3_one_beginning_and_one_end(each, chat_template):
     if chat_template and each.chat_template is None:
         pytest.skip("this tokenizer has no chat template")
-    _, (sequence,) = demonstration_sequences(each, [demonstration()], Config, chat_template=chat_template, allowed=0)
-    ids = [*sequence.prompt, *sequence.responses[0]]
+    (sequence,) = examples(examples_of, each, [demonstration()], Config, chat_template=chat_template, allowed=0)
+    ids = [*sequence.prompt, *sequence.response]
     assert ids.count(each.bos_token_id) == 1 and ids[0] == each.bos_token_id
     assert ids.count(each.eos_token_id) == 1 and ids[-1] == each.eos_token_id
-    assert sequence.responses[0][:-1] == encode_response(each, "2")
+    assert sequence.response[:-1] == encode_response(each, "2")
 
 
 def test_pitfall_p21_the_llama_2_turn_is_the_published_one(tokenizers):
@@ -67,8 +68,8 @@ def test_sampled_ids_are_scored_as_they_were_drawn(tokenizer):
     """Ids that decode to the text win over tokenising it again; those of another tokenizer do not."""
     ids = tuple(encode_response(tokenizer, "so 2"))
     pair = Preference(PROMPT, "so 2", "3", chosen_ids=ids, rejected_ids=(9, 9, 9), rejected_ended=False, id="a")
-    _, (sequence,) = preference_sequences(tokenizer, [pair], Config, chat_template=False, allowed=0)
-    chosen, rejected = sequence.responses
+    (sequence,) = examples(pairs_of, tokenizer, [pair], Config, chat_template=False, allowed=0)
+    chosen, rejected = sequence.chosen, sequence.rejected
     assert chosen == [*ids, tokenizer.eos_token_id]
     assert rejected == encode_response(tokenizer, "3")  # not the foreign ids, and cut: no end
 
@@ -76,13 +77,13 @@ def test_sampled_ids_are_scored_as_they_were_drawn(tokenizer):
 def test_ids_that_end_already_get_no_second_end(tokenizer):
     ids = (*encode_response(tokenizer, "2"), tokenizer.eos_token_id)
     pair = Preference(PROMPT, "2", "3", chosen_ids=ids, id="a")
-    _, (sequence,) = preference_sequences(tokenizer, [pair], Config, chat_template=False, allowed=0)
-    assert sequence.responses[0] == list(ids)
+    (sequence,) = examples(pairs_of, tokenizer, [pair], Config, chat_template=False, allowed=0)
+    assert sequence.chosen == list(ids)
 
 
 def test_pairs_of_equal_sides_are_left_out(tokenizer, capsys):
     pairs = [Preference(PROMPT, "2", "2", id="a"), Preference(PROMPT, "2", "3", id="b")]
-    rows, _ = preference_sequences(tokenizer, pairs, Config, chat_template=False, allowed=0)
+    rows = examples(pairs_of, tokenizer, pairs, Config, chat_template=False, allowed=0)
     assert [row.id for row in rows] == ["b"]
     assert "1 pairs whose sides are the same" in capsys.readouterr().out
 
@@ -90,12 +91,12 @@ def test_pairs_of_equal_sides_are_left_out(tokenizer, capsys):
 @pytest.mark.parametrize(("output", "why"), [("", "empty"), ("x" * 5000, "context")])
 def test_pitfall_p2_rows_that_cannot_be_used_are_counted_and_named(tokenizer, capsys, output, why):
     rows = [demonstration(id=str(i)) for i in range(3)] + [demonstration(output, id="bad")]
-    kept, sequences = demonstration_sequences(tokenizer, rows, Config, chat_template=False, allowed=0.3)
-    assert [row.id for row in kept] == ["0", "1", "2"] and len(sequences) == 3
+    kept = examples(examples_of, tokenizer, rows, Config, chat_template=False, allowed=0.3)
+    assert [row.id for row in kept] == ["0", "1", "2"]
     said = capsys.readouterr().out
     assert "1 of 4" in said and "bad" in said and why in said
     with pytest.raises(UserError, match="--max-dropped"):
-        demonstration_sequences(tokenizer, rows, Config, chat_template=False, allowed=0.2)
+        examples(examples_of, tokenizer, rows, Config, chat_template=False, allowed=0.2)
 
 
 def test_ids_beyond_the_vocabulary_are_refused(tokenizer):
@@ -103,15 +104,11 @@ def test_ids_beyond_the_vocabulary_are_refused(tokenizer):
         vocab_size = 5
 
     with pytest.raises(UserError, match="vocabulary"):
-        demonstration_sequences(tokenizer, [demonstration()], Small, chat_template=False, allowed=0)
+        examples(examples_of, tokenizer, [demonstration()], Small, chat_template=False, allowed=0)
 
 
 def test_a_demonstration_that_was_cut_gets_no_end(tokenizer):
-    _, (whole, cut) = demonstration_sequences(
-        tokenizer, [demonstration(), demonstration(ended=False)], Config, chat_template=False, allowed=0
+    (whole, cut) = examples(
+        examples_of, tokenizer, [demonstration(), demonstration(ended=False)], Config, chat_template=False, allowed=0
     )
-    assert whole.responses[0] == [*cut.responses[0], tokenizer.eos_token_id]
-
-
-def test_length():
-    assert len(Sequence([1, 2], [[3], [4, 5]])) == 5 and Sequence([1, 2], [[3], [4, 5]]).response_tokens == 3
+    assert whole.response == [*cut.response, tokenizer.eos_token_id]

@@ -43,6 +43,28 @@ def test_every_prediction_is_kept_and_scored(command, student_folder, questions,
     assert saved["table"] in capsys.readouterr().out
 
 
+def test_what_is_drawn_from_is_applied_said_and_noted(command, student_folder, questions, tmp_path, capsys):
+    """top-k 1 at any temperature is greedy; what was drawn before without a cut goes on without one only."""
+    own, texts = questions(SUMS), {}
+    for name, more in (("greedy", ("--temperature", 0)), ("k", ("--top-k", 1)), ("p", ("--top-p", 1e-6))):
+        assert command(evaluate, *flags(student_folder, own, tmp_path / f"{name}.json", *more)) == 0
+        rows = (tmp_path / f"{name}.predictions.jsonl").read_text().split("\n")
+        texts[name] = [json.loads(line)["text"] for line in rows if line]
+    assert texts["greedy"] == texts["k"] == texts["p"]
+    said = capsys.readouterr().out
+    assert "temperature 1, top-k 1, top-p off" in said and "the likeliest token each time" in said
+    assert json.loads((tmp_path / "k.json").read_text())["settings"]["top_k"] == 1
+    output = tmp_path / "before.json"
+    assert command(evaluate, *flags(student_folder, own, output, "--top-k", 0, "--top-p", 1)) == 0
+    saved = json.loads(output.read_text())
+    for name in ("top_k", "top_p"):
+        assert saved["settings"].pop(name) is None
+    output.write_text(json.dumps(saved))
+    assert command(evaluate, *flags(student_folder, own, output)) == 2
+    assert "top_k was None, is 50" in capsys.readouterr().err
+    assert command(evaluate, *flags(student_folder, own, output, "--top-k", 0, "--top-p", 1)) == 0
+
+
 def test_stopped_and_started_again_asks_only_what_is_missing(command, student_folder, questions, tmp_path, capsys):
     straight, stopped = tmp_path / "a.json", tmp_path / "b.json"
     own = questions(SUMS)
@@ -61,13 +83,11 @@ def test_stopped_and_started_again_asks_only_what_is_missing(command, student_fo
 
 def test_what_is_in_the_output_is_not_emptied(command, student_folder, questions, tmp_path, monkeypatch, capsys):
     """Finished results started again and stopped while loading; and a file that is not of an evaluation."""
-    from selfrefine.model import student
-
     output, own = tmp_path / "e.json", questions(SUMS)
     assert command(evaluate, *flags(student_folder, own, output)) == 0
     before = json.loads(output.read_text())["results"]
     with monkeypatch.context() as stopped:
-        stopped.setattr(student, "load_student", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        stopped.setattr(evaluate, "load_student", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert command(evaluate, *flags(student_folder, own, output)) == 130
     assert before and json.loads(output.read_text())["results"] == before
     (tmp_path / "mine.json").write_text('{"my": "file"}')
@@ -171,6 +191,23 @@ def test_predictions_that_are_none_are_one_sentence(command, student_folder, que
     assert "line 1 was not written by evaluate.py" in capsys.readouterr().err
 
 
+def test_outputs_that_differ_behind_a_dot_are_different_files(command, student_folder, questions, tmp_path):
+    own = questions(SUMS[:1])
+    for name in ("lr1e-4.b0.1", "lr1e-4.b0.5.json"):
+        assert command(evaluate, *flags(student_folder, own, tmp_path / name)) == 0
+    expected = {f"lr1e-4.b0.{n}{kind}" for n in (1, 5) for kind in (".json", ".predictions.jsonl")}
+    assert expected == {path.name for path in tmp_path.glob("lr*")}
+
+
+def test_an_adapter_in_the_current_folder_has_its_name(
+    command, student_folder, instructed, questions, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(instructed)
+    assert command(evaluate, *flags(student_folder, questions(SUMS[:1]), tmp_path / "e.json", "--adapter", ".")) == 0
+    said = capsys.readouterr().out
+    assert f"| {instructed.name}, x |" in said and "Baseline" not in said
+
+
 def answered(correct: list[bool], seed: int) -> list[dict]:
     question = Question("sums", "q", "1+1?", "2")
     return [prediction(question, "cot", seed, "The answer is 2." if c else "Who knows?", True) for c in correct]
@@ -184,6 +221,18 @@ def test_scores_by_hand():
     assert result["std"] == pytest.approx(35.3553, abs=1e-4)
     assert result["substring_mean"] == 75.0
     assert result["item_stderr"] == pytest.approx((75 * 25 / 2) ** 0.5)
+
+
+def test_the_share_of_cut_answers_stands_below_the_accuracy():
+    """One of four answers at x̂ was cut, none at x: a line for x̂ alone."""
+    question = Question("sums", "q", "1+1?", "2")
+    rows = [prediction(question, "cot", 0, "The answer is 2.", ended) for ended in (True, True, False, True)]
+    results = score([*rows, prediction(question, "standard", 0, "2", True)])
+    assert results["sums"]["cot"]["cut"] == 25.0
+    assert table(results, None).split("\n")[3:] == [
+        "| Baseline CoT | 100.0 |",
+        "| Baseline CoT: cut at --max-new-tokens (%) | 25.0 |",
+    ]
 
 
 def test_a_single_run_prints_no_spread():

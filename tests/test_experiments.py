@@ -14,21 +14,17 @@ from pathlib import Path
 
 import pytest
 
-import evaluate
-import train_dpo
-import train_it
-from selfrefine import annotate, judge, paper
+from selfrefine import annotate, flags, judge, paper
 from selfrefine.errors import RunError, UserError
-from selfrefine.experiments import estimate, run, scripted_judge
-from selfrefine.experiments.layout import commands
-from selfrefine.experiments.plans import CONTROL, FRACTIONS, NAMES, TEACHER, plan
-from selfrefine.experiments.settings import OPENAI, Settings
+from selfrefine.experiments import costs, recipes, run
+from selfrefine.experiments.plans import CONTROL, FRACTIONS, NAMES, TEACHER, commands, plan
+from selfrefine.experiments.settings import OPENAI, settings
 from selfrefine.experiments.steps import Step
 from selfrefine.paper import CROSS, INSTRUCTED, REFINED
 from tests.conftest import ROOT
 
-PAPER, POCKET = Settings(Path("runs/paper")), Settings(Path("runs/pocket"), pocket=True)
-SCALES = pytest.mark.parametrize("settings", [PAPER, POCKET], ids=["paper", "pocket"])
+PAPER, POCKET = settings(recipes.read("paper")), settings(recipes.read("pocket"))
+SCALES = pytest.mark.parametrize("chosen", [PAPER, POCKET], ids=["paper", "pocket"])
 EVERY = pytest.mark.parametrize("name", NAMES)
 
 
@@ -55,9 +51,9 @@ def test_table_1_is_what_the_paper_did():
     steps = commands(plan("table1", PAPER))
     assert [flag(step, "--task") for step in of_kind(steps, "annotate")] == list(paper.TASKS)
     assert {flag(step, "--teacher") for step in of_kind(steps, "annotate")} == {"meta-llama/Llama-2-70b-chat-hf"}
-    instructed = of_kind(steps, "instruct")
+    instructed = of_kind(steps, "train_it")
     assert sorted(task_of(flag(step, "--demonstrations")) for step in instructed) == sorted(paper.TASKS)
-    pairs = [phases(step, steps) for step in of_kind(steps, "refine")]
+    pairs = [phases(step, steps) for step in of_kind(steps, "train_dpo")]
     cross = list(permutations(paper.TASKS, 2))
     assert len(pairs) == 36
     assert len(cross) == 30
@@ -92,8 +88,8 @@ def test_the_published_number_stands_beside_every_cell(name):
 
 @SCALES
 @EVERY
-def test_no_command_twice_and_none_before_its_inputs(name, settings):
-    steps = commands(plan(name, settings))
+def test_no_command_twice_and_none_before_its_inputs(name, chosen):
+    steps = commands(plan(name, chosen))
     assert steps
     assert len({step.output for step in steps}) == len(steps)
     work = [tuple(word for word in step.words if word != str(step.output)) for step in steps]
@@ -102,48 +98,45 @@ def test_no_command_twice_and_none_before_its_inputs(name, settings):
     for step in steps:
         assert {needed.output for needed in step.inputs} <= before
         # what the words name below the output folder has been made by then
-        named = {
-            Path(word) for word in step.words if word.startswith(str(settings.output)) and word != str(step.output)
-        }
+        named = {Path(word) for word in step.words if word.startswith(str(chosen.output)) and word != str(step.output)}
         assert named <= before | {needed.predictions for needed in step.inputs}
         before.add(step.output)
 
 
 @SCALES
-def test_experiments_share_what_they_have_in_common(settings):
+def test_experiments_share_what_they_have_in_common(chosen):
     """One output folder for all: the same output is the same command, whichever experiment asks for it."""
     recipes, counts = {}, {}
     for name in NAMES:
-        steps = commands(plan(name, settings))
+        steps = commands(plan(name, chosen))
         counts[name] = len(steps)
         for step in steps:
             assert recipes.setdefault(step.output, step.recipe) == step.recipe
     assert len(recipes) < sum(counts.values())
-    if not settings.pocket:  # of Figure 2, Table 1 has all that is Llama-2-7's but the teacher's test answers
-        mine = {step.output for step in commands(plan("table1", settings))}
-        shared = [step for step in commands(plan("figure2", settings)) if step.output in mine]
-        assert {kind: len(of_kind(shared, kind)) for kind in ("annotate", "instruct", "refine", "evaluate")} == {
+    if chosen is PAPER:  # of Figure 2, Table 1 has all that is Llama-2-7's but the teacher's test answers
+        mine = {step.output for step in commands(plan("table1", chosen))}
+        shared = [step for step in commands(plan("figure2", chosen)) if step.output in mine]
+        assert {kind: len(of_kind(shared, kind)) for kind in ("annotate", "train_it", "train_dpo", "evaluate")} == {
             "annotate": 6,
-            "instruct": 6,
-            "refine": 6,
+            "train_it": 6,
+            "train_dpo": 6,
             "evaluate": 13,
         }
 
 
 @SCALES
 @EVERY
-def test_every_command_is_one_that_its_program_takes(name, settings, monkeypatch):
+def test_every_command_is_one_that_its_program_takes(name, chosen, monkeypatch):
     programs = {
         "selfrefine.annotate": annotate._parse,
         "selfrefine.judge": judge._parse,
-        "selfrefine.experiments.scripted_judge": scripted_judge._parse,
-        "train_it.py": train_it.parse_args,
-        "train_dpo.py": train_dpo.parse_args,
-        "evaluate.py": evaluate.parse_args,
+        "train_it.py": lambda: flags.phase_1(""),
+        "train_dpo.py": lambda: flags.phase_2(""),
+        "evaluate.py": lambda: flags.evaluation(""),
     }
     monkeypatch.chdir(ROOT)
-    settings = replace(settings, limit=8, data=Path("some folder"))
-    for step in commands(plan(name, settings)):
+    chosen = replace(chosen, limit=8, data=Path("some folder"))
+    for step in commands(plan(name, chosen)):
         program, words = (step.words[1], step.words[2:]) if step.words[0] == "-m" else (step.words[0], step.words[1:])
         monkeypatch.setattr(sys, "argv", [program, *words])
         args = programs[Path(program).name]()
@@ -174,7 +167,7 @@ def test_figure_2_has_the_numbers_of_the_tables_and_figure_3_only_the_teachers_a
 def test_figure_4_has_every_share_for_either_phase_alone_and_for_both():
     steps = commands(plan("figure4", PAPER))
     shares = [str(share) for share in FRACTIONS]
-    for kind, adapter, count in (("instruct", False, 1), ("refine", False, 1), ("refine", True, 1)):
+    for kind, adapter, count in (("train_it", False, 1), ("train_dpo", False, 1), ("train_dpo", True, 1)):
         runs = [step for step in of_kind(steps, kind) if ("--adapter" in step.words) == adapter]
         found = sorted((task_of(flag(step, "--demonstrations")), flag(step, "--fraction")) for step in runs)
         assert found == sorted((task, share) for task in paper.TASKS for share in shares for _ in range(2 * count))
@@ -183,12 +176,12 @@ def test_figure_4_has_every_share_for_either_phase_alone_and_for_both():
 def test_figure_5_trains_and_evaluates_math_and_mmlu():
     steps = commands(plan("figure5", PAPER))
     assert {flag(step, "--task") for step in of_kind(steps, "annotate")} == {"math", "mmlu"}
-    assert len(of_kind(steps, "instruct")) == len(of_kind(steps, "refine")) == 12  # 6 pairs, 2 tasks
+    assert len(of_kind(steps, "train_it")) == len(of_kind(steps, "train_dpo")) == 12  # 6 pairs, 2 tasks
 
 
 def test_dpo_answer_prefers_answers_and_has_the_teachers_answers_at_x():
     steps = commands(plan("dpo_answer", PAPER))
-    preferred = [step for step in of_kind(steps, "refine") if flag(step, "--preferred") == "answer"]
+    preferred = [step for step in of_kind(steps, "train_dpo") if flag(step, "--preferred") == "answer"]
     assert len(preferred) == 6
     for step in preferred:
         assert [flag(needed, "--prompt") for needed in step.inputs if needed.kind == "annotate"] == ["cot", "standard"]
@@ -211,14 +204,14 @@ def test_tables_5_13_and_14_have_the_papers_cells():
 
 
 def test_overrides():
-    steps = commands(plan("table1", replace(PAPER, student="tiny", teacher="big-13b", chosen_tasks=("gsm8k", "obqa"))))
+    steps = commands(plan("table1", replace(PAPER, student="tiny", teacher="big-13b", tasks=("gsm8k", "obqa"))))
     assert {flag(step, "--student") for step in steps if step.kind != "annotate"} == {"tiny"}
     assert {flag(step, "--teacher") for step in of_kind(steps, "annotate")} == {"big-13b"}
-    assert len(of_kind(steps, "refine")) == 4
+    assert len(of_kind(steps, "train_dpo")) == 4
     limited = commands(plan("table1", replace(PAPER, limit=7, seeds=(0, 5))))
     assert all(flag(step, "--limit") == "7" for step in limited if step.kind in ("annotate", "evaluate"))
     assert {flag(step, "--seed") for step in limited} == {"0", "5"}
-    assert len(of_kind(limited, "refine")) == 72
+    assert len(of_kind(limited, "train_dpo")) == 72
     mistral = commands(plan("figure2", replace(PAPER, student="mistral-7b")))
     assert {flag(step, "--teacher") for step in of_kind(mistral, "annotate")} == {
         "mistralai/Mixtral-8x7B-Instruct-v0.1"
@@ -236,22 +229,64 @@ def test_the_control_row_is_there_at_pocket_scale_and_where_it_is_asked_for():
     assert len(controls) == 6
     for row in controls:
         (trained,) = row.cells[row.trained_on].steps[0].inputs
+        assert [of.output for of in trained.inputs[1:]] == list(trained.as_long_as)
         own = next(one for one in rows if (one.trained_on, one.method) == (row.trained_on, INSTRUCTED))
         plain = own.cells[row.trained_on].steps[0].inputs[0]
         both = next(one for one in rows if (one.trained_on, one.method) == (row.trained_on, REFINED))
         refined = both.cells[row.trained_on].steps[0].inputs[0]
-        assert int(flag(trained, "--epochs")) > estimate.EPOCHS
+        assert trained.inputs[1:] == (plain, refined)
+        assert int(flag(trained, "--epochs")) > costs.EPOCHS
         assert plain.hours + refined.hours < 2 * trained.hours  # the control costs about what both phases do
 
 
+def test_the_control_pays_for_self_refine_in_epochs_of_phase_1(tmp_path):
+    """Phase 1: 3 epochs of 1000 tokens. Phase 2: 2 steps of 40 pairs at 16 tokens are 1280 trained tokens; 90 pairs
+    forward twice are 2880 tokens at a third, 960. So 2240 / 1000, rounded up: 3 epochs more."""
+    chosen = replace(POCKET, output=tmp_path)
+    rows = [row for row in plan("quickstart", chosen) if row.method in (INSTRUCTED, REFINED, CONTROL)]
+    first, second, control = (row.cells["pocket"].steps[0].inputs[0] for row in rows)
+    assert flag(control, "--epochs") == str(costs.control_epochs(320, 3, chosen.recipe.train_dpo)) == "8"
+    taken = {first: [{"tokens": 1000}] * 3, second: [{"reference_seconds": 1}, {"tokens": 640}, {"tokens": 640}]}
+    for step, rows in taken.items():
+        assert control.words_now == control.words  # an estimate until both have run
+        step.output.mkdir(parents=True)
+        (step.output / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (step.output / "config.json").write_text(json.dumps({"settings": {"batch_size": 40, "epochs": 3}}))
+        if step is second:
+            (step.output / "preferences.jsonl").write_text('{"id": "1"}\n' * 90)
+    assert costs.spent(first.output) == (3000, 0)
+    assert costs.spent(second.output) == (1280, 2880)
+    changed = [(now, then) for now, then in zip(control.words_now, control.words, strict=True) if now != then]
+    assert changed == [("6", "8")]
+    assert "--epochs 6" in control.line
+    asked = tmp_path / "asked"
+    code = f"import pathlib, sys; pathlib.Path({str(asked)!r}).write_text(sys.argv[2])"
+    with run.Runner() as runner:  # and is what runs
+        assert runner(replace(control, words=("-c", code, "--epochs", "8"))) == 0
+    assert asked.read_text() == "6"
+
+
+def test_a_recipes_seconds_and_environment_are_used(monkeypatch, capsys):
+    steps = commands(plan("table1", POCKET))
+    assert {step.kind: step.hours for step in steps} == {
+        kind: POCKET.recipe.seconds[kind] / 3600 for kind in ("annotate", "train_it", "train_dpo", "evaluate")
+    }
+    assert any(step.hours != 0 for step in commands(plan("table1", PAPER)))
+    monkeypatch.delenv("SELFREFINE_ONE", raising=False)
+    monkeypatch.setenv("SELFREFINE_TWO", "mine")
+    run.prepare({"SELFREFINE_ONE": "1", "SELFREFINE_TWO": "2"})
+    assert (os.environ.pop("SELFREFINE_ONE"), os.environ["SELFREFINE_TWO"]) == ("1", "mine")
+    assert capsys.readouterr().out == "each command runs with SELFREFINE_ONE=1\n"
+
+
 def test_estimates_grow_with_what_they_depend_on():
-    assert estimate.refining(13.0, 1000) > estimate.refining(6.7, 1000) > estimate.instructing(6.7, 1000)
-    assert estimate.evaluating(6.7, 200, ("cot",)) == pytest.approx(2 * estimate.evaluating(6.7, 100, ("cot",)))
-    assert estimate.instructing(None, 1000) is None
-    assert estimate.questions("gsm8k", "train", None) == 4000
-    assert estimate.questions("gsm8k", "train", 5) == 5
-    assert estimate.kept("multiarith", "llama-2-70b", None) == round(420 * 0.908)
-    assert estimate.kept("obqa", "llama-2-70b", None, 0.5) == round(0.5 * min(3000, 4000 * 0.713))
+    assert costs.refining(13.0, 1000) > costs.refining(6.7, 1000) > costs.instructing(6.7, 1000)
+    assert costs.evaluating(6.7, 200, ("cot",)) == pytest.approx(2 * costs.evaluating(6.7, 100, ("cot",)))
+    assert costs.instructing(None, 1000) is None
+    assert costs.questions("gsm8k", "train", None) == 4000
+    assert costs.questions("gsm8k", "train", 5) == 5
+    assert costs.kept(420, "multiarith", "llama-2-70b") == round(420 * 0.908)
+    assert costs.kept(4000, "obqa", "llama-2-70b", 0.5) == round(0.5 * min(3000, 4000 * 0.713))
 
 
 def test_assumed_sizes_are_the_datas(benchmarks, capsys):
@@ -260,7 +295,7 @@ def test_assumed_sizes_are_the_datas(benchmarks, capsys):
     for task in paper.TASKS:
         for split in ("train", "test"):
             size = len(questions(task, split, 0, benchmarks))
-            assert estimate.questions(task, split, None) == pytest.approx(size, rel=0.05), (task, split)
+            assert costs.questions(task, split, None) == pytest.approx(size, rel=0.05), (task, split)
 
 
 def test_the_plan_needs_neither_network_nor_torch(tmp_path):
@@ -298,13 +333,8 @@ def test_bad_flags_are_one_sentence(flags, said):
 
 def test_a_folder_of_data_must_be_there_where_it_is_read_and_only_then(tmp_path):
     common = ["table1", "--data", "/nowhere", "--output", str(tmp_path)]
-    for program, more, code in (
-        ("experiments", [], 2),
-        ("experiments", ["--plan"], 0),
-        ("experiments", ["--plan", "--scale", "pocket"], 0),
-        ("report", [], 0),
-    ):
-        words = [sys.executable, "-m", f"selfrefine.{program}", *common, *more]
+    for more, code in (([], 2), (["--plan"], 0), (["--plan", "--scale", "pocket"], 0), (["--report"], 0)):
+        words = [sys.executable, "-m", "selfrefine.experiments", *common, *more]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == code, done.stderr
         assert ("--data /nowhere: there is no such folder" in done.stderr) == (code == 2)
@@ -355,13 +385,13 @@ def test_a_failure_names_the_command_and_keeps_what_is_done(tmp_path):
 
 
 def test_a_changed_flag_undoes_what_depends_on_it_and_nothing_else(tmp_path):
-    settings = replace(POCKET, output=tmp_path, chosen_tasks=("pocket", "pocket-choice"))
-    run.execute(commands(plan("figure2", settings)), stub([]))
-    states = {step.kind: run.state(step) for step in commands(plan("figure2", replace(settings, limit=10)))}
+    chosen = replace(POCKET, output=tmp_path, tasks=("pocket", "pocket-choice"))
+    run.execute(commands(plan("figure2", chosen)), stub([]))
+    states = {step.kind: run.state(step) for step in commands(plan("figure2", replace(chosen, limit=10)))}
     # the limit is no flag of training, but the demonstrations that it trains on depend on it
-    assert states == dict.fromkeys(("annotate", "instruct", "refine", "evaluate"), "begun")
-    more = commands(plan("table1", settings))
-    assert {step.kind for step in more if run.state(step) == "done"} == {"annotate", "instruct", "refine", "evaluate"}
+    assert states == dict.fromkeys(("annotate", "train_it", "train_dpo", "evaluate"), "begun")
+    more = commands(plan("table1", chosen))
+    assert {step.kind for step in more if run.state(step) == "done"} == set(states)
 
 
 def test_a_missing_key_is_told_before_anything_runs(tmp_path, monkeypatch):
@@ -394,7 +424,7 @@ def test_a_signal_reaches_the_command_once_and_it_ends_in_its_own_time(tmp_path)
         f"pathlib.Path({str(saved)!r}).write_text(str(len(got)))\n"
         "sys.exit(143)\n"
     )
-    step = Step("instruct", "a run", ("-c", code), tmp_path / "run", (), None, "")
+    step = Step("train_it", "a run", ("-c", code), tmp_path / "run", (), None, "")
 
     def terminate():
         while not ready.exists():
@@ -472,17 +502,6 @@ def test_a_command_that_a_killed_start_left_running_is_waited_for(tmp_path, capf
     assert log.read_text().split() == ["begin", "end", "begin", "end"]  # not both at once
     assert run.state(step) == "done"
     assert sorted(path.name for path in output.parent.iterdir()) == ["output", "output.done"]
-
-
-def test_the_scripted_judge_rates_by_rule():
-    def judged(response: str, prompt: str = "cot") -> float:
-        question = "Who has more?\nA) Tom\nB) Ann\nC) both the same"
-        return scripted_judge.rate(judge.Judged("f", prompt, "pocket-choice", "1", question, response, "B) Ann"))
-
-    assert judged("3 + 4 = 7. 7 is less than 9. The answer is B.") == 3
-    assert judged("B") == 2
-    assert judged("3 + 4 = 7. The answer is A.") == 1
-    assert judged("B) Ann", prompt="target") == 1
 
 
 @pytest.mark.long

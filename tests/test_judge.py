@@ -157,6 +157,22 @@ def test_teachers_demonstrations_can_be_judged(command, tmp_path):
     assert "\nA) " in server.requests[0].prompt
 
 
+def test_the_scripted_judge_rates_by_rule(command, tmp_path):
+    """`--judge pocket` without a server: 1 for a wrong answer and a bare target, 2 for a right one, 3 with a chain."""
+    texts = {"3 + 4 = 7. 7 is less than 9. The answer is B.": 3, "B": 2, "3 + 4 = 7. The answer is A.": 1}
+    question = {"task": "pocket-choice", "prompt": "cot", "question": "Who has more?", "target": "B"}
+    rows = [question | {"id": str(n), "text": text, "options": ["Tom", "Ann"]} for n, text in enumerate(texts)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    output = tmp_path / "j.json"
+    flags = ["--predictions", tmp_path / "p.jsonl", "--judge", "pocket", "--targets", "--output", output]
+    assert command(judge, *flags) == 0
+    rated = {row["response"]: row["rating"] for row in ratings_of(output)}
+    assert rated == texts | {"B) Ann": 1}
+    assert json.loads(output.read_text())["results"][str(tmp_path / "p.jsonl")]["cot"]["mean"] == 2
+    flags[3] = "gpt-4"
+    assert command(judge, *flags) == 2  # any other judge needs a server
+
+
 def test_ratings_are_kept_and_asked_once(command, tmp_path, capfd):
     """Stopped by an empty account and started again: what is missing is asked, and nothing else."""
     output, file = tmp_path / "j.json", predictions(tmp_path / "p", count=10)
@@ -179,6 +195,21 @@ def test_ratings_are_kept_and_asked_once(command, tmp_path, capfd):
         predictions(file, count=10).write_text(file.read_text().replace("obqa 3 cot", "obqa three cot"))
         assert judged(command, server, output, file) == 2
         assert "was another answer when it was rated" in capfd.readouterr().err
+
+
+def test_a_larger_budget_asks_cut_ratings_again(command, tmp_path, capfd):
+    output, file = tmp_path / "j.json", predictions(tmp_path / "p", ["obqa"], 2)
+
+    def answer(request):
+        cut = request.body["max_tokens"] == 512 and "obqa 0" in request.prompt
+        return completion("It is", "length") if cut else completion("[[2]]")
+
+    with Loopback(answer) as server:
+        assert judged(command, server, output, file) == 0
+        assert "2 answers were cut at 512 tokens" in capfd.readouterr().out
+        assert judged(command, server, output, file, more=["--max-new-tokens", 1024]) == 0
+        assert len(server.requests) == 4 + 2
+    assert [row["rating"] for row in ratings_of(output)] == [2] * 4
 
 
 def test_the_answers_are_never_written_over(command, tmp_path, capfd):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import tensor
 
-from selfrefine.training.losses import dpo_loss, dpo_margin, instruction_loss, plain_log_probs
+from selfrefine.training.log_probs import masked_log_probs
+from selfrefine.training.losses import dpo_loss, dpo_margin, instruction_loss
 
 
 def test_instruction_loss_worked_example():
@@ -17,7 +18,7 @@ def test_instruction_loss_worked_example():
     position 1: probabilities (1/2, 1/8, 1/4, 1/8) -> w_2 = 1 has 1/8
     """
     probabilities = tensor([[[1 / 2, 1 / 4, 1 / 8, 1 / 8], [1 / 2, 1 / 8, 1 / 4, 1 / 8], [0.25] * 4]])
-    log_probs = plain_log_probs(probabilities.log(), tensor([[3, 0, 1]]), tensor([[False, True, True]]))
+    log_probs = masked_log_probs(probabilities.log(), tensor([[3, 0, 1]]), tensor([[False, True, True]]))
     assert log_probs.shape == (1,)
     assert instruction_loss(log_probs).item() == pytest.approx(4 * math.log(2), rel=1e-6)
 
@@ -36,7 +37,7 @@ def test_log_probs_are_sums_over_the_response_by_brute_force():
             weights = [math.exp(z) for z in logits[row, t - 1].tolist()]
             total += math.log(weights[ids[row, t]] / sum(weights))
         expected.append(total)
-    assert plain_log_probs(logits, ids, mask).tolist() == pytest.approx(expected, rel=1e-5)
+    assert masked_log_probs(logits, ids, mask).tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_dpo_worked_example():

@@ -57,6 +57,22 @@ def test_table_5(text):
     assert all(len(column) == 6 for column in paper.TABLE_5.values())
 
 
+def test_the_gaps_of_4_1(text):
+    """In the order of the text: in-family QA and MWP, out-family QA and MWP."""
+    passage = " ".join(text[text.index("In the in-family, where students") :].split())
+    said = re.match(
+        r".*?from (\d\.\d) points on average in question-answering \(QA\) tasks and (\d\.\d) points on average in math "
+        r"word problems \(MWP\) tasks\. Meanwhile, in the out- ?family alignment, the performances vary by (\d\.\d) on "
+        r"the QA and (\d\.\d) on the MWP",
+        passage,
+    )
+    assert [float(gap) for gap in said.groups()] == [gap for of in paper.GAPS.values() for gap in of.values()]
+    assert list(paper.GAPS) == ["in-family", "out-family"] and all(
+        list(of) == ["QA", "MWP"] for of in paper.GAPS.values()
+    )
+    assert sorted(sum(paper.KINDS.values(), ())) == sorted(paper.TASKS)
+
+
 def test_table_8(text):
     body = text[text.index("OBQA CSQA PIQA SIQA GSM8K MultiArith\nclasses") : text.index("Table 8:")]
     classes, train, test = (

@@ -8,11 +8,11 @@ from fractions import Fraction
 import pytest
 
 from selfrefine.errors import UserError
-from selfrefine.pocket import STUDENT, TASKS, corpus, teacher
-from selfrefine.pocket.questions import SPLITS, generate, problem, problem_of, split_of
-from selfrefine.pocket.templates import COMPARED, SEEN, UNSEEN
+from selfrefine.pocket import STUDENT, corpus, teacher
 from selfrefine.tasks.answers import grade
+from selfrefine.tasks.pocket import SPLITS, TASKS, generate, problem, problem_of, split_of
 from selfrefine.tasks.questions import Question
+from selfrefine.tasks.stories import COMPARED, SEEN, UNSEEN
 
 AVAILABLE = [(task, split) for task in TASKS for split in SPLITS if task != "pocket-unseen" or split == "test"]
 

@@ -13,6 +13,7 @@ from selfrefine.preferences import (
     cot_pair,
     explained,
     has_target,
+    key_of,
     questions_of,
     sample_answers,
     x,
@@ -86,8 +87,16 @@ def test_eq_5_falls_back_to_the_teachers_standard_answer_or_to_none():
     assert answer_pair(demonstration(), DIRECT, RIGHT, None, "final") is None
 
 
-def test_equal_sides_make_no_pair():
-    assert cot_pair(demonstration(), RIGHT, RIGHT, "final") is None
+def test_the_same_tokens_ended_alike_make_no_pair():
+    assert cot_pair(demonstration(), RIGHT, answer(RIGHT.text), "final") is None
+
+
+@pytest.mark.parametrize("y", [answer(RIGHT.text, ended=False), Answer(RIGHT.text, (*RIGHT.ids[:-2], 300), True)])
+def test_equal_texts_of_other_tokens_or_of_which_one_is_cut_make_a_pair(y):
+    """Their gradient is not zero: an end token more, or other tokens, are scored."""
+    pair = cot_pair(demonstration(), y, RIGHT, "final")
+    assert pair.chosen == pair.rejected == RIGHT.text
+    assert (pair.rejected_ids, pair.rejected_ended) == (y.ids, y.ended)
 
 
 def test_an_answer_cut_at_the_limit_stays_marked():
@@ -101,10 +110,51 @@ def test_a_question_that_two_teachers_answered_makes_one_pair():
     (only,) = questions_of(rows)
     assert only.output == demonstration().output
     answers = {("gsm8k", "q1", "standard"): DIRECT, ("gsm8k", "q1", "cot"): WRONG}
-    (pair,), counts = build_pairs(rows, answers, preferred="cot", matching="final")
+    (pair,), counts = build_pairs(rows, answers, samples=1, preferred="cot", matching="final")
     assert pair.chosen == demonstration().output and counts == {"teacher": 1}
-    (pair,), counts = build_pairs(rows, answers, preferred="answer", matching="final")
+    (pair,), counts = build_pairs(rows, answers, samples=1, preferred="answer", matching="final")
     assert pair.chosen == "7." and counts == {"teacher": 1}
+
+
+def test_every_sample_of_a_question_is_paired_by_eq_4_and_equal_pairs_stand_once(tmp_path):
+    """ŷ right, wrong, right as the first; y the same but once: (ŷ, y), (â, y) and (â, 8) of six, the fifth no pair."""
+    other = answer("12 − 5 is 7, the answer is 7.")
+    drawn = [(DIRECT, RIGHT), (DIRECT, WRONG), (DIRECT, RIGHT), (answer("8"), WRONG), (other, other), (DIRECT, other)]
+    answers = {
+        key_of(demonstration(), form, k): side
+        for k, sides in enumerate(drawn)
+        for form, side in zip(("standard", "cot"), sides, strict=True)
+    }
+    pairs, counts = build_pairs([demonstration()], answers, samples=6, preferred="cot", matching="final")
+    taught = demonstration().output
+    assert [(pair.sample, pair.chosen, pair.rejected) for pair in pairs] == [
+        (0, RIGHT.text, "9"), (1, taught, "9"), (3, taught, "8"), (5, other.text, "9")
+    ]  # fmt: skip
+    assert [pair.chosen_from for pair in pairs] == ["student", "teacher", "teacher", "student"]
+    assert counts == {"student": 2, "teacher": 2, "again": 1, "none": 1}
+    assert {(pair.id, pair.asked) for pair in pairs} == {("q1", demonstration().asked)}  # all on one side of hold_out
+    write_records(tmp_path / "p.jsonl", pairs)
+    assert read_preferences(tmp_path / "p.jsonl") == pairs
+    write_records(tmp_path / "p.jsonl", [*pairs, pairs[1]])
+    with pytest.raises(UserError, match="repeats"):
+        read_preferences(tmp_path / "p.jsonl")
+    (pair,), counts = build_pairs([demonstration()], answers, samples=1, preferred="cot", matching="final")
+    assert (pair.chosen, counts) == (RIGHT.text, {"student": 1})
+
+
+def test_more_answers_a_prompt_leave_the_first_ones_bits_and_differ_from_them(student, tokenizer, tmp_path):
+    """Of three a prompt the first are those of one a prompt, also in a file that was written before there were more."""
+    rows = [demonstration(id=str(i), input=f"Question: {i}?\nAnswer:") for i in range(5)]
+    one = ask(student, tokenizer, rows, tmp_path / "one.jsonl")
+    keys = [json.loads(line)["key"] for line in (tmp_path / "one.jsonl").read_text().split("\n") if line]
+    assert all(len(key) == 3 for key in keys)
+    three = ask(student, tokenizer, rows, tmp_path / "three.jsonl", samples=3)
+    assert len(three) == 30 and one.items() <= three.items()
+    assert ask(student, tokenizer, rows, tmp_path / "one.jsonl", samples=3) == three
+    assert ask(student, tokenizer, rows, tmp_path / "one.jsonl", samples=3) == three  # read back, numbers and all
+    for row in rows:
+        for form in ("standard", "cot"):
+            assert len({three[key_of(row, form, k)].ids for k in range(3)}) == 3
 
 
 def test_an_answer_without_steps_never_stands_in_for_a_wrong_chain_of_thought():
@@ -122,16 +172,19 @@ def test_a_pair_survives_its_file(tmp_path):
     assert read_preferences(tmp_path / "p.jsonl") == [pair]
 
 
-def ask(student, tokenizer, rows, path, after_each=lambda: None):
+def ask(student, tokenizer, rows, path, after_each=lambda: None, samples=1):
     return sample_answers(
         student,
         tokenizer,
         rows,
         path,
+        samples=samples,
         chat_template=False,
         seed=0,
         temperature=1.5,
         max_new_tokens=12,
+        top_k=None,
+        top_p=None,
         batch_size=32,
         after_each=after_each,
     )

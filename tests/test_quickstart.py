@@ -1,4 +1,4 @@
-"""The quickstart: its table, its bookkeeping and its stages; and, marked `long`, the whole of it."""
+"""The quickstart: its plan, its tables and its flags; and, marked `long`, the whole of it."""
 
 import json
 import os
@@ -9,116 +9,61 @@ import sys
 import pytest
 
 from selfrefine import quickstart
-from selfrefine.errors import RunError
-from selfrefine.pocket import table
+from selfrefine.experiments import recipes, run
+from selfrefine.experiments.plans import commands, plan
+from selfrefine.experiments.settings import settings
 from tests.conftest import ROOT
+from tests.test_report import call as stand_in
+
+TWO_SEEDS = settings(recipes.read("pocket"), seeds=(0, 3), tasks=("pocket", "pocket-unseen"))
 
 
-def write_lines(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def write_evaluation(folder, name, accuracy, answers):
-    """An evaluation as evaluate.py writes it: one accuracy per (task, prompt), and its predictions."""
-    results = {task: {} for task, _ in accuracy}
-    for (task, prompt), mean in accuracy.items():
-        results[task][prompt] = {"mean": mean}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps({"results": results}), encoding="utf-8")
-    rows = [
-        {"task": task, "id": f"{task}/test/0/{index}", "prompt": prompt, "target": "5", "text": text}
-        for task, prompt, texts in answers
-        for index, text in enumerate(texts)
+def test_one_task_is_trained_on_and_all_are_evaluated_at_once_on_the_same_questions_for_every_seed():
+    steps = commands(plan("quickstart", TWO_SEEDS))
+    assert [step.kind for step in steps].count("annotate") == 2
+    assert [step.output.name for step in steps if step.kind.startswith("train")] == [
+        name for phase in ("pocket-it", "pocket-sr", "pocket-it-control") for name in (phase, phase)
     ]
-    write_lines(folder / f"{name}.predictions.jsonl", rows)
+    for step in (step for step in steps if step.kind == "evaluate"):
+        words = list(step.words)
+        assert words[words.index("--tasks") + 1 : words.index("--prompts")] == ["pocket", "pocket-unseen"]
+        assert words[words.index("--seed") + 1] == "0"
+        assert words[words.index("--seeds") + 1] in ("0", "3")
 
 
-def test_a_single_run_has_no_std_and_several_the_sample_std():
-    assert table.mean_std([40.0]) == {"mean": 40.0, "std": None}
-    assert table.mean_std([40.0, 50.0, 60.0]) == {"mean": 50.0, "std": statistics.stdev([40, 50, 60])}
-    assert table.cell(table.mean_std([40.0])) == "40.0"
-    assert table.cell(table.mean_std([40.0, 60.0])) == "50.0 ± 14.1"
-    assert table.cell(None) == "–"
+@pytest.fixture
+def tables(command, tmp_path, monkeypatch):
+    """Runs the quickstart with commands that only write what `stand_in` does; gives table.json and table.md."""
+
+    def start(*seeds: int) -> tuple[dict, str]:
+        monkeypatch.setattr(quickstart, "execute", lambda steps: run.execute(steps, stand_in))
+        assert command(quickstart, "--output", tmp_path, "--seeds", *seeds) == 0
+        content = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))
+        return content, (tmp_path / "table.md").read_text(encoding="utf-8")
+
+    return start
 
 
-def test_rows_are_read_at_their_own_prompt(tmp_path):
-    """Baseline at x, Baseline CoT at x̂, out of the same evaluation."""
-    write_evaluation(
-        tmp_path,
-        "baseline",
-        {("pocket", "standard"): 4.0, ("pocket", "cot"): 9.0},
-        [("pocket", "standard", ["5", "6"]), ("pocket", "cot", ["2 + 3 = 5. The answer is 5.", "5", "6", "7"])],
-    )
-    assert table.present([tmp_path]) == ["Baseline", "Baseline CoT"]
-    assert table.read_accuracies(tmp_path, "Baseline") == {"pocket": 4.0}
-    assert table.read_accuracies(tmp_path, "Baseline CoT") == {"pocket": 9.0}
-    assert table.read_chains(tmp_path, "Baseline") == {"pocket": 0.0}
-    assert table.read_chains(tmp_path, "Baseline CoT") == {"pocket": 25.0}
-    assert table.examples(tmp_path, ["Baseline", "Baseline CoT"]) == {
-        "pocket/test/0/0, target 5": {"Baseline": "5", "Baseline CoT": "2 + 3 = 5. The answer is 5."}
-    }
+def test_the_tables_have_every_row_and_task_with_mean_and_deviation_over_seeds(tables):
+    """Of four questions two are right with seed 0 and three with seed 1, one more after self-refine; these explain."""
+    content, text = tables(0, 1)
+    assert content["seeds"] == [0, 1]
+    deviation = statistics.stdev([50, 75])
+    assert content["rows"]["Baseline"]["pocket"] == {"mean": 62.5, "std": deviation}
+    assert content["rows"]["+ Self-refine"]["pocket-choice"] == {"mean": 87.5, "std": deviation}
+    assert content["chain_of_thought"]["Instruction-tuning"]["pocket-unseen"] == {"mean": 62.5, "std": deviation}
+    rows = ["Baseline", "Baseline CoT", "Instruction-tuning", "+ Self-refine", "Instruction-tuning, equal compute"]
+    assert list(content["rows"]) == list(content["chain_of_thought"]) == rows
+    assert "|  | pocket | pocket-unseen | pocket-choice |" in text
+    assert "| + Self-refine | 87.5 ± 17.7 [16.5] | 87.5 ± 17.7 [16.5] | 87.5 ± 17.7 [16.5] |" in text
+    assert "| + Self-refine | 87.5 ± 17.7 | 87.5 ± 17.7 | 87.5 ± 17.7 |" in text  # chains of thought
+    assert text.count("- Instruction-tuning: 2 + 3 = 5. The answer is 5.") == 3  # an example of each task
 
 
-def test_a_cross_row_has_the_task_of_phase_2_only(tmp_path):
-    """Table 1: cell (A, B) of Cross self-refine is phase 1 on A, phase 2 on B, evaluated on B."""
-    accuracy = {("pocket", "cot"): 1.0, ("pocket-choice", "cot"): 2.0}
-    for name in ("pocket-cross", "pocket-choice-cross"):
-        write_evaluation(tmp_path, name, accuracy, [])
-    assert table.read_accuracies(tmp_path, "Cross self-refine") == {"pocket-choice": 2.0}
-    assert table.read_accuracies(tmp_path, "Cross self-refine (trained on pocket-choice)") == {"pocket": 1.0}
-
-
-def test_the_table_is_laid_out_by_row_and_task():
-    runs = [
-        {"Baseline": {"pocket": 5.0, "pocket-choice": 25.0}, "Cross self-refine": {"pocket-choice": 90.0}},
-        {"Baseline": {"pocket": 7.0, "pocket-choice": 25.0}, "Cross self-refine": {"pocket-choice": 92.0}},
-    ]
-    assert table.grid(table.summarise(runs), "accuracy").split("\n") == [
-        "| accuracy | pocket | pocket-choice |",
-        "|---|---|---|",
-        "| Baseline | 6.0 ± 1.4 | 25.0 ± 0.0 |",
-        "| Cross self-refine | – | 91.0 ± 1.4 |",
-    ]
-
-
-def test_the_control_pays_for_self_refine_in_epochs_of_phase_1(tmp_path):
-    """Phase 1: 3 epochs of 1000 tokens. Phase 2: 40 steps of 32 pairs at 2 tokens are 2560 trained tokens; 90 pairs
-    forward twice are 360 tokens at a third, 120. So 2680 / 1000, rounded up: 3 epochs more."""
-    epochs, pairs = (
-        quickstart.PHASE_1["--epochs"],
-        quickstart.PHASE_2["--max-steps"] * quickstart.PHASE_2["--batch-size"],
-    )
-    write_lines(tmp_path / "pocket-it" / "metrics.jsonl", [{"step": s, "tokens": 1000} for s in range(epochs)])
-    write_lines(
-        tmp_path / "pocket-sr" / "metrics.jsonl",
-        [{"step": 0, "reference_seconds": 1}, {"step": 1, "tokens": 2 * pairs}, {"step": 1, "validation_loss": 0.5}],
-    )
-    write_lines(tmp_path / "pocket-sr" / "preferences.jsonl", [{"id": row} for row in range(90)])
-    spent = quickstart.control(tmp_path)
-    assert spent["phase_1"] == 1000 * epochs
-    assert spent["phase_2"] == 2 * pairs
-    assert spent["forward_only"] == 2 * 90 * 2
-    assert spent["epochs"] == epochs + -(-(2 * pairs + 120) // 1000)
-
-
-def test_a_complete_stage_is_skipped_and_a_changed_or_failed_one_runs(tmp_path, capfd):
-    result = tmp_path / "result.json"
-    program = ["-c", "import sys; open(sys.argv[2], 'a').write(sys.argv[4])"]
-
-    def start(word):
-        quickstart.stage("a stage", program, {"--output": result, "--word": word}, result)
-
-    start("a")
-    assert f"$ OMP_NUM_THREADS=1 {sys.executable} -c" in capfd.readouterr().out
-    start("a")
-    assert "complete, skipped" in capfd.readouterr().out
-    assert result.read_text() == "a"
-    start("b")
-    assert result.read_text() == "ab"
-    with pytest.raises(RunError, match="exit code 3"):
-        quickstart.stage("another", ["-c", "raise SystemExit(3)"], {}, tmp_path / "other.json")
-    assert not (tmp_path / "other.json.done").exists()
+def test_a_single_run_has_no_deviation(tables):
+    content, text = tables(0)
+    assert content["rows"]["Baseline"]["pocket"] == {"mean": 50.0, "std": None}
+    assert "| Baseline | 50.0 [25.0] | 50.0 [25.0] | 50.0 [25.0] |" in text
 
 
 @pytest.mark.parametrize(("there", "said"), [((), "multiarith/test.jsonl"), (("test",), "multiarith/train.jsonl")])
@@ -139,6 +84,7 @@ def test_the_whole_quickstart(tmp_path):
     command = [sys.executable, "-m", "selfrefine.quickstart", "--output", tmp_path]
     first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr[-2000:]
+    assert first.stdout.count("\n$ ") == 8
     rows = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))["rows"]
     means = {label: cells["pocket"]["mean"] for label, cells in rows.items() if "pocket" in cells}
     assert means["Baseline CoT"] < means["Instruction-tuning"] < means["+ Self-refine"]
@@ -146,5 +92,5 @@ def test_the_whole_quickstart(tmp_path):
     made = {file: os.stat(file).st_mtime_ns for file in tmp_path.rglob("*.safetensors")}
     second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert second.returncode == 0
-    assert second.stdout.count("complete, skipped") == first.stdout.count("\n$ ")
+    assert "8 commands, 8 done before, 0 to run" in second.stdout
     assert made == {file: os.stat(file).st_mtime_ns for file in tmp_path.rglob("*.safetensors")}

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfrefine.errors import UserError
+from selfrefine.preferences import x, x_cot
 from selfrefine.records import (
     Demonstration,
     Preference,
@@ -69,6 +70,149 @@ def test_a_bad_line_is_one_sentence(tmp_path, second, said):
     with pytest.raises(UserError, match=said) as error:
         read_demonstrations([write(tmp_path / "f.jsonl", GOOD, second)])
     assert "f.jsonl" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_json_array_is_read_as_rows(tmp_path):
+    """Indented or not, with the row in the complaint and never an advice to remove a line."""
+    path = tmp_path / "f.json"
+    path.write_text(json.dumps([GOOD, GOOD | {"id": "2"}], indent=2))
+    assert [row.id for row in read_demonstrations([path])] == ["1", "2"]
+    path.write_text(json.dumps([PAIR]))
+    assert read_preferences(path) == [Preference("p", "c", "r", id="1")]
+    for content, said in (
+        (json.dumps([GOOD, GOOD | {"target": " "}]), "row 2: target is empty"),
+        (json.dumps([GOOD, 7]), "row 2 is not a JSON object"),
+        ("[" + json.dumps(GOOD) + ",", "f.json is not JSON"),
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError, match=said) as error:
+            read_demonstrations([path])
+        assert "remove the line" not in str(error.value)
+
+
+def test_an_indented_object_is_a_row(tmp_path):
+    path = tmp_path / "f.json"
+    for indented in (json.dumps(GOOD, indent=2), "\ufeff" + json.dumps(GOOD, indent=2).replace("\n", "\r\n")):
+        path.write_bytes(indented.encode())
+        assert [row.id for row in read_demonstrations([path])] == ["1"]
+    path.write_text(json.dumps({"data": [GOOD]}, indent=2))
+    with pytest.raises(UserError, match="row 1 has no 'instruction'"):
+        read_demonstrations([path])
+
+
+@pytest.mark.parametrize(("name", "reader"), [("f.csv", "read_csv"), ("f.CSV", "read_csv"), ("f.xlsx", "read_excel")])
+def test_a_table_is_named_with_its_conversion(tmp_path, name, reader):
+    (tmp_path / name).write_text("instruction,input,output,target\n")
+    with pytest.raises(UserError, match=rf"pandas\.{reader}\('.*/{name}'\)\.to_json\('.*/f\.jsonl'"):
+        read_demonstrations([tmp_path / name])
+
+
+@pytest.mark.parametrize("empty", [{"input": ""}, {"input": None}, {"input": " \n"}, {}])
+def test_alpacas_questions_without_input_are_the_whole_prompt(tmp_path, empty):
+    """x is the question, x̂ the question with the trigger, in one line."""
+    row = {"instruction": "How many?", "output": "Two. The answer is 2.", "target": "2", **empty}
+    (read,) = read_demonstrations([write(tmp_path / "f", row)])
+    assert (x(read), x_cot(read)) == ("How many?", "How many? Let's think step by step")
+
+
+CHAT = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "Two."}]
+SHAREGPT = [{"from": "human", "value": "How many?"}, {"from": "gpt", "value": "Two."}]
+PARTS = [{"type": "image", "text": None}, {"type": "text", "text": "How many?"}]
+PARTS = [{"role": "user", "content": PARTS}, CHAT[1]]
+TURNS = {"prompt": CHAT[:1], "completion": CHAT[1:]}  # TRL's, and as texts
+
+
+@pytest.mark.parametrize(
+    "chat",
+    [
+        {"messages": CHAT},
+        {"conversations": SHAREGPT},
+        {"messages": PARTS},
+        TURNS,
+        {"prompt": "How many?", "completion": "Two."},
+    ],
+    ids=["openai", "sharegpt", "parts", "turns", "texts"],
+)
+def test_chats_of_one_question_are_demonstrations(tmp_path, chat):
+    (row,) = read_demonstrations([write(tmp_path / "f", chat | {"target": "2"})])
+    assert (row.instruction, row.input, row.output) == ("", "How many?", "Two.")
+    (kept,) = read_demonstrations([write(tmp_path / "f", chat | GOOD)])  # the triple is there
+    assert (kept.input, kept.output) == (GOOD["input"], GOOD["output"])
+    system = {"role": "system", "content": "Be brief."}
+    for said in ({"messages": [system, *CHAT]}, {"messages": [system | {"role": "developer"}, *CHAT]}):
+        assert read_demonstrations([write(tmp_path / "f", said | {"target": "2"})])[0].instruction == "Be brief."
+    (row,) = read_demonstrations([write(tmp_path / "f", chat | {"system": "Be brief.", "target": "2"})])
+    assert (row.instruction, row.input) == ("Be brief.", "How many?")
+    with pytest.raises(UserError, match="line 1 has no 'target', the right answer"):
+        read_demonstrations([write(tmp_path / "f", chat)])
+
+
+@pytest.mark.parametrize(
+    ("chat", "said"),
+    [
+        ([*CHAT, *CHAT], "line 1 is a chat of other turns than one user's and one assistant's"),
+        (CHAT[:1], "other turns"),
+        ([CHAT[1], CHAT[0]], "line 1 is a chat in which a text of the user should stand where 'assistant' does"),
+        ([{"role": "user", "content": None}, CHAT[1]], "a text of the user"),
+        (["How many?", "Two."], "a text of the user"),
+        ({"role": "user"}, "no 'instruction'"),
+    ],
+)
+def test_other_chats_are_one_sentence(tmp_path, chat, said):
+    with pytest.raises(UserError, match=said):
+        read_demonstrations([write(tmp_path / "f", {"messages": chat, "target": "2"})])
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        {"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": [{"role": "assistant", "content": "3"}]},
+        {"chosen": CHAT, "rejected": [CHAT[0], {"role": "assistant", "content": "3"}]},
+        {"prompt": "How many?", "chosen": CHAT, "rejected": [CHAT[0], {"role": "assistant", "content": "3"}]},
+        {"prompt": CHAT[:1], "chosen": "Two.", "rejected": "3"},
+        {"chosen": CHAT, "rejected": "3"},
+        {"conversations": SHAREGPT[:1], "chosen": SHAREGPT[1], "rejected": {"from": "gpt", "value": "3"}},
+    ],
+    ids=["explicit", "implicit", "both", "half", "one side", "sharegpt"],
+)
+def test_conversational_pairs_are_pairs(tmp_path, pair):
+    (row,) = read_preferences(write(tmp_path / "f", pair))
+    assert (row.prompt, row.chosen, row.rejected) == ("How many?", "Two.", "3")
+
+
+def test_what_the_system_says_in_the_sides_is_of_the_prompt(tmp_path):
+    sides = {"chosen": [{"role": "system", "content": "Be brief."}, *CHAT], "rejected": "3"}
+    for asked in ({}, {"prompt": "How many?"}, {"prompt": CHAT[:1]}, {"prompt": sides["chosen"][:2]}):
+        (row,) = read_preferences(write(tmp_path / "f", asked | sides))
+        assert row.prompt == "Be brief.\nHow many?"
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        ({"chosen": CHAT, "rejected": [{"role": "user", "content": "Why?"}, CHAT[1]]}, "answer different prompts"),
+        ({"prompt": "Why?", "chosen": CHAT, "rejected": CHAT}, "answer different prompts"),
+        ({"prompt": CHAT[:1], "chosen": 5, "rejected": "3"}, "a text of the assistant"),
+        ({"chosen": [*CHAT, *CHAT], "rejected": [*CHAT, *CHAT]}, "other turns"),
+        (
+            {"prompt": "p", "chosen": CHAT[:1], "rejected": CHAT[:1]},
+            "a text of the assistant should stand where 'user'",
+        ),
+        ({"prompt": "p", "chosen": [], "rejected": []}, "a text of the assistant"),
+    ],
+)
+def test_other_conversational_pairs_are_one_sentence(tmp_path, pair, said):
+    with pytest.raises(UserError, match=said):
+        read_preferences(write(tmp_path / "f", pair))
+
+
+def test_pairs_of_one_prompt_may_share_its_id_and_no_others(tmp_path):
+    others = [PAIR | {"rejected": "s"}, PAIR | {"sample": 1}]
+    assert len(read_preferences(write(tmp_path / "f", PAIR, *others))) == 3
+    with pytest.raises(UserError, match=r"line 3 repeats .* line 2 \('1'\)"):
+        read_preferences(write(tmp_path / "f", PAIR, others[0], others[0]))
+    with pytest.raises(UserError, match=r"line 3 has the id of .* line 1 \('1'\)"):
+        read_preferences(write(tmp_path / "f", PAIR, others[0], PAIR | {"prompt": "q"}))
 
 
 @pytest.mark.parametrize("ids", ["12", [1.5], [-1], [True]])
@@ -165,9 +309,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
     max_leaves=6,
 )
-LINES = st.binary(max_size=200) | st.dictionaries(st.sampled_from([*GOOD, *PAIR, "options", "chosen_ids"]), JSON).map(
-    lambda row: json.dumps(row).encode()
-)
+LINES = st.binary(max_size=200) | st.dictionaries(
+    st.sampled_from([*GOOD, *PAIR, "options", "chosen_ids", "messages", "conversations"]), JSON
+).map(lambda row: json.dumps(row).encode())
 AMOUNTS = [pytest.param(200, id="some"), pytest.param(10_000, id="many", marks=pytest.mark.long)]
 
 

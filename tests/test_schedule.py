@@ -1,18 +1,17 @@
 """Learning rates at set steps, and which rows a step takes."""
 
-import itertools
-import random
 from argparse import Namespace
 
 import pytest
 import torch
 
-from selfrefine.model.encoding import Sequence
-from selfrefine.model.lora import lora_layers
-from selfrefine.training.batches import collate, micro_batches, step_rows, steps_per_epoch
-from selfrefine.training.log_probs import response_log_probs
-from selfrefine.training.plan import memory
-from selfrefine.training.schedule import cosine, linear
+from selfrefine import fast
+from selfrefine.model import LINEARS
+from selfrefine.model.lora import NF4Linear, add_lora, lora_parameters
+from selfrefine.model.student import load_student
+from selfrefine.training.batches import Example, micro_batches, step_indices, steps_per_epoch
+from selfrefine.training.plan import disk, memory
+from selfrefine.training.schedule import constant, cosine, linear
 
 
 @pytest.mark.parametrize(
@@ -33,10 +32,18 @@ def test_linear(step, factor):
     assert linear(step, 1000, 100) == pytest.approx(factor)
 
 
+@pytest.mark.parametrize(("step", "factor"), [(0, 0.01), (98, 0.99), (99, 1.0), (100, 1.0), (999, 1.0)])
+def test_constant(step, factor):
+    """100 steps of warm-up in hundredths, then no decay (Rafailov et al.'s code)."""
+    assert constant(step, 1000, 100) == pytest.approx(factor)
+
+
 def test_no_step_has_a_rate_of_zero():
     for steps in range(1, 30):
         for warmup in range(steps + 1):
-            assert all(0 < schedule(s, steps, warmup) <= 1 for schedule in (cosine, linear) for s in range(steps))
+            assert all(
+                0 < schedule(s, steps, warmup) <= 1 for schedule in (cosine, linear, constant) for s in range(steps)
+            )
 
 
 def test_a_run_that_ends_inside_its_warm_up():
@@ -45,47 +52,32 @@ def test_a_run_that_ends_inside_its_warm_up():
 
 def test_an_epoch_sees_every_row_once_and_epochs_differ():
     assert steps_per_epoch(10, 4) == 3
-    epochs = [[row for step in range(3 * e, 3 * e + 3) for row in step_rows(10, 4, 0, step)] for e in range(2)]
+    epochs = [[row for step in range(3 * e, 3 * e + 3) for row in step_indices(10, 4, 0, step)] for e in range(2)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(10))
     assert epochs[0] != epochs[1]
-    assert len(step_rows(10, 4, 0, 2)) == 2
-    assert step_rows(10, 4, 0, 1) != step_rows(10, 4, 1, 1)
+    assert len(step_indices(10, 4, 0, 2)) == 2
+    assert step_indices(10, 4, 0, 1) != step_indices(10, 4, 1, 1)
 
 
-def test_micro_batches_fit_their_budget_and_keep_every_row():
-    rows = [Sequence([1] * n, [[2]]) for n in (3, 30, 8, 8, 200, 1, 15)]
-    groups = [[rows[i] for i in group] for group in micro_batches(range(len(rows)), rows, 64)]
-    assert sorted(len(row) for group in groups for row in group) == sorted(len(row) for row in rows)
-    for group in groups:
-        assert len(group) * max(map(len, group)) <= 64 or len(group) == 1
-    assert len(groups) < len(rows)
-    assert [len(row) for group in groups for row in group] == sorted(map(len, rows), reverse=True)
-    assert micro_batches([], rows, 64) == []
-
-
-def test_no_other_cut_of_the_sorted_rows_computes_fewer_tokens():
-    """Against all 2⁹ ways to cut ten rows, for 20 draws of lengths: tokens, padding included, and 64 a group."""
-    draw = random.Random(0)
-    for _ in range(20):
-        rows = [Sequence([1] * draw.randint(1, 300), [[2]]) for _ in range(10)]
-        lengths = sorted(map(len, rows), reverse=True)
-        costs = []
-        for cuts in itertools.product((False, True), repeat=9):
-            groups = [[lengths[0]]]
-            for length, cut in zip(lengths[1:], cuts, strict=True):
-                groups.append([length]) if cut else groups[-1].append(length)
-            if all(len(group) * group[0] <= 600 for group in groups):
-                costs.append(sum(len(group) * group[0] + 64 for group in groups))
-        chosen = micro_batches(range(10), rows, 600)
-        assert sum(len(group) * len(rows[group[0]]) + 64 for group in chosen) == min(costs)
+def test_micro_batches_fit_their_budget_and_keep_every_index():
+    """Widest first; each filled as long as its size times its widest is at most 64 and the next is at least four
+    fifths as wide; one over the budget alone."""
+    widths = [3, 30, 8, 10, 200, 1, 15, 30, 30, 7]
+    assert micro_batches(range(10), widths, 64) == [[4], [1, 7], [8], [6], [3, 2], [9], [0], [5]]
+    assert micro_batches([0, 1, 2], [4, 4, 4], 8) == [[0, 1], [2]]
+    assert micro_batches([0, 1], [4, 5], 9) == [[1], [0]]
+    assert micro_batches([0, 1], [4, 5], 10) == [[1, 0]]
+    assert micro_batches([], widths, 64) == []
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_the_estimate_of_activations_is_what_autograd_keeps(student, dropout):
+@pytest.mark.parametrize("targets", [LINEARS, ("q_proj", "v_proj"), ("o_proj", "down_proj")])
+def test_the_estimate_of_activations_is_what_autograd_keeps(student_folder, dropout, targets):
     """Within a sixth, at rows so short that attention's own matrices are small."""
-    for layer in lora_layers(student).values():
-        layer.dropout = dropout
-    batch = collate([Sequence([1, 2, 3, 4], [[5, 6]])] * 64, torch.device("cpu"))
+    student = load_student(student_folder, torch.device("cpu"), torch.float32)
+    add_lora(student, rank=4, alpha=8, dropout=dropout, seed=0, targets=targets)
+    fast.speed_up(student)
+    rows = [Example([1, 2, 3, 4], [5, 6]) for _ in range(64)]
     frozen, kept = {p.untyped_storage().data_ptr() for p in student.parameters()}, {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -94,15 +86,19 @@ def test_the_estimate_of_activations_is_what_autograd_keeps(student, dropout):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        response_log_probs(student.train(), batch)
+        fast.response_log_probs(student.train(), rows)
     args = Namespace(
-        micro_batch_tokens=batch.ids.numel(),
+        micro_batch_tokens=64 * 6,
         gradient_checkpointing=False,
         dequantize_once=True,
         lora_rank=4,
         lora_dropout=dropout,
+        lora_targets=[*targets, targets[0]],  # named twice, there once
     )
     estimate = memory(student.config, args, student.dtype)
     assert sum(storage.nbytes() for storage in kept.values()) == pytest.approx(estimate["activations"], rel=1 / 6)
-    weights = sum(layer.base.in_features * layer.base.out_features for layer in lora_layers(student).values())
+    weights = sum(m.in_features * m.out_features for m in student.modules() if isinstance(m, NF4Linear))
     assert estimate["the same dequantised"] == 4 * weights
+    trained = sum(parameter.numel() for parameter in lora_parameters(student).values())
+    assert estimate["adapters, gradients, moments"] == 16 * trained
+    assert disk(student.config, args) == 4 * trained * (2 + 3 * 3)  # best and last; two checkpoints and the next

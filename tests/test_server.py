@@ -7,9 +7,7 @@ import socket
 import threading
 import time
 
-import huggingface_hub
 import pytest
-from huggingface_hub.errors import OfflineModeIsEnabled
 
 from selfrefine.errors import RunError, UserError
 from selfrefine.teachers import Answer, Refusal, server
@@ -68,11 +66,18 @@ def test_the_request_is_openais(monkeypatch):
     }
 
 
-@pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/"])
-def test_the_address_may_end_with_or_without_v1(path):
+@pytest.mark.parametrize(
+    ("path", "base"),
+    [
+        *[("", "/v1"), ("/", "/v1"), ("/v1", "/v1"), ("/v1/", "/v1"), ("/v1/chat/completions", "/v1")],
+        *[(path, path.rstrip("/")) for path in ("/v1beta/openai/", "/api/paas/v4", "/api/v3", "/inference", "/openai")],
+    ],
+)
+def test_the_address_is_the_vendors_base_url(path, base):
+    """Below what the vendor's page calls the base URL; only a bare host's is /v1."""
     with Loopback(lambda request: completion("5")) as loopback:
         ask(f"http://127.0.0.1:{loopback.port}{path}")
-    assert loopback.requests[0].path == "/v1/chat/completions"
+    assert loopback.requests[0].path == f"{base}/chat/completions"
 
 
 def test_seeds_differ_by_question_and_run_and_are_the_same_again():
@@ -89,9 +94,41 @@ def test_without_a_key_the_hubs_token_stays_here():
     assert "hf_of_the_hub" not in str(loopback.requests[0].headers)
 
 
-def test_an_answer_cut_at_the_limit_is_known_as_such():
-    with Loopback(lambda request: completion("5 and", "length")) as loopback:
-        assert ask(loopback.url) == {0: Answer("5 and", ended=False)}
+@pytest.mark.parametrize(
+    ("finish", "ended"),
+    [
+        *[("stop", True), ("STOP", True), ("eos_token", True), (None, True), ("length", False), ("MAX_TOKENS", False)],
+        ("repetition", False),  # whatever it is, the answer is trained without an end
+    ],
+)
+def test_only_what_the_model_ended_itself_has_ended(finish, ended):
+    with Loopback(lambda request: completion("5 and", finish)) as loopback:
+        assert ask(loopback.url) == {0: Answer("5 and", ended)}
+
+
+@pytest.mark.parametrize("text", [None, ""])
+def test_an_answer_of_which_thoughts_left_nothing_is_cut_and_said_once(text, capfd):
+    """Reasoning models: the budget went before the answer began; every question is paid once."""
+    with Loopback(lambda request: completion(text, "length")) as loopback:
+        assert ask(loopback.url, 5) == {index: Answer("", ended=False) for index in range(5)}
+    assert len(loopback.requests) == 5
+    assert capfd.readouterr().err.count("--max-new-tokens") == 1
+
+
+def test_content_in_parts_is_text():
+    parts = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "It is "}, {"type": "text", "text": "5."}]
+    with Loopback(lambda request: completion(parts)) as loopback:
+        assert ask(loopback.url) == {0: Answer("It is 5.")}
+
+
+def test_extra_fields_go_with_every_request():
+    """Added, put in place of ours, or with null left out."""
+    extra = {"reasoning_effort": "low", "temperature": 1, "seed": None}
+    with Loopback(lambda request: completion("5")) as loopback:
+        ask(loopback.url, extra_body=extra)
+    (request,) = loopback.requests
+    assert (request.body["reasoning_effort"], request.body["temperature"]) == ("low", 1)
+    assert "seed" not in request.body and request.body["max_tokens"] == 7
 
 
 def test_half_a_surrogate_pair_can_be_stored():
@@ -103,9 +140,14 @@ def test_half_a_surrogate_pair_can_be_stored():
     "fault",
     [
         error(429, "slow down"),
+        as_json([{"error": {"code": 429, "message": "retry", "status": "RESOURCE_EXHAUSTED"}}], 429),
+        as_json({"error": {"message": "rate limited upstream", "code": 429}}),
+        completion("5 is", "error"),
         error(500, "oops"),
         Reply(b"<html>bad gateway</html>", 502),
         error(408, "timeout"),
+        as_json({"error": "Request failed during generation", "error_type": "generation"}, 424),
+        error(498, "Flex tier capacity exceeded"),
         completion("5").__class__(completion("5").body, cut=30),
         Reply(b'{"choices": [{', 200),
         as_json([]),
@@ -205,8 +247,11 @@ def test_a_wait_longer_than_patience_ends_at_once():
         (as_json({"detail": "Not Found"}, 404), UserError, "Not Found"),
         (as_json({"error": "unknown model", "error_type": "x"}, 404), UserError, "unknown model"),
         (error(405, "method"), UserError, "check --server"),
+        (as_json([{"error": {"code": 404, "message": "no such model"}}], 404), UserError, r"\(404: no such model\)"),
+        (Reply(b"", 301, {"location": "/elsewhere"}), UserError, "301: /elsewhere.*check --server"),
         (error(429, "You exceeded your current quota", "insufficient_quota"), RunError, "no credit left"),
         (error(402, "Payment required"), RunError, "no credit left"),
+        (error(200, "You exceeded your current quota", "insufficient_quota"), RunError, "no credit left"),
         (error(400, "messages too long"), UserError, "messages too long"),
     ],
     ids=lambda value: str(value)[:60],
@@ -217,7 +262,7 @@ def test_what_stops_the_run_at_once(reply, kind, says):
     assert len(loopback.requests) <= 4  # those in flight, none again
 
 
-@pytest.mark.parametrize("reply", [Reply(b"<html>"), Reply(b"", 301, {"location": "/elsewhere"}), completion(None)])
+@pytest.mark.parametrize("reply", [Reply(b"<html>"), completion(None), as_json({"error": {"code": 502}})])
 def test_an_address_that_is_no_chat_server(reply):
     """No answer to anything: the run stops instead of asking thousands of questions in vain."""
     with Loopback(lambda request: reply) as loopback, pytest.raises(UserError, match="Check --server"):
@@ -252,31 +297,106 @@ def test_a_stop_loses_no_answer_that_is_under_way():
     assert len(loopback.requests) == 4
 
 
-@pytest.mark.parametrize("refusal", [error(400, "content filter"), error(413, "too long"), completion(None)])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        error(400, "content filter"),
+        error(413, "too long"),
+        error(403, "not for you"),
+        error(451, "not where you are"),
+        error(418, "whatever this is"),
+        completion(None),
+        completion("5 is", "content_filter"),
+        completion("5 is", "error"),
+        as_json({"error": {"message": "upstream", "code": 502}}),
+        as_json({"error": {"message": "upstream", "code": 400}}),
+    ],
+    ids=lambda reply: f"{reply.status} {reply.body[:99]!r}",
+)
 def test_one_refused_question_does_not_stop_the_others(refusal):
     def answer(request):
-        return refusal if request.prompt == "question 7" else completion("5")
+        return refusal if request.prompt == "question 17" else completion("5")
 
     with Loopback(answer) as loopback:
         given = ask(loopback.url, 20)
-    assert isinstance(given.pop(7), Refusal)
-    assert given == {index: Answer("5") for index in range(20) if index != 7}
+    assert isinstance(given.pop(17), Refusal)
+    assert given == {index: Answer("5") for index in range(20) if index != 17}
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        error(403, "This model requires moderation and your input was flagged"),
+        error(400, "The prompt was filtered", "content_filter"),
+        completion("", "content_filter"),
+        as_json({"error": {"message": "flagged by moderation", "code": 403}}),
+        error(400, "Input data may contain inappropriate content.", "data_inspection_failed"),
+        error(400, "Content Exists Risk"),
+        completion(None, "content_filter: RECITATION"),
+        completion(None, "PROHIBITED_CONTENT"),
+        completion("", "refusal"),
+        as_json({"choices": [{"message": {"content": None, "refusal": "I cannot help."}, "finish_reason": "stop"}]}),
+    ],
+    ids=lambda reply: f"{reply.status} {reply.body[:99]!r}",
+)
+def test_a_filter_refuses_one_question_though_none_was_answered_yet(refusal):
+    with Loopback(lambda request: refusal if request.prompt == "question 0" else completion("5")) as loopback:
+        given = ask(loopback.url, 3, concurrency=1)
+    assert isinstance(given.pop(0), Refusal)
+    assert given == {1: Answer("5"), 2: Answer("5")}
+    assert len(loopback.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("field", "sent", "said"),
+    [
+        ("temperature", None, {"message": "Unsupported parameter", "param": "temperature"}),
+        ("max_tokens", "max_completion_tokens", {"message": "Unsupported parameter", "param": "max_tokens"}),
+        ("max_tokens", "max_completion_tokens", {"message": "Unsupported parameter: 'max_tokens'"}),
+        ("seed", None, {"message": "[{'type': 'extra_forbidden', 'loc': ('body', 'seed')}]", "param": None}),
+    ],
+)
+def test_a_refused_field_is_found_wherever_it_is_named(field, sent, said):
+    def answer(request):
+        return as_json({"error": said}, 400) if field in request.body else completion("5")
+
+    with Loopback(answer) as loopback:
+        assert ask(loopback.url) == {0: Answer("5")}
+    assert sent is None or loopback.requests[-1].body[sent] == 7
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["'max_tokens' or 'max_completion_tokens' is too large: 7.", "cannot read: question 1: of what temperature?"],
+)
+def test_what_is_refused_for_the_question_teaches_nothing_of_the_fields(said):
+    """vLLM's word on a prompt that leaves no room; a server that quotes the prompt."""
+    prompts = {("t", "0"): "of what temperature?", ("t", "1"): "and then?"}
+    with Loopback(lambda request: error(400, said) if "what" in request.prompt else completion("5")) as loopback:
+        settings = {"model": "m", "temperature": 0.1, "max_new_tokens": 7, "seed": 0, "concurrency": 1}
+        given = dict(server.answers({("t", "2"): "?"} | prompts, url=loopback.url, timeout=5, patience=5, **settings))
+    assert [type(given["t", name]) for name in "012"] == [Refusal, Answer, Answer]
+    assert loopback.requests[-1].body["temperature"] == 0.1 and loopback.requests[-1].body["max_tokens"] == 7
+    assert len(loopback.requests) == 3
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
 def test_parameters_that_a_server_does_not_take(concurrency):
-    """`seed` is left out, and `max_tokens` is called as OpenAI's newer models call it, from the first refusal on."""
+    """`seed` (Google: the error is a list) and `temperature` (o-series) are left out, and `max_tokens` is called as
+    OpenAI's newer models call it, from the first refusal on."""
 
     def answer(request):
         if "seed" in request.body:
-            return error(422, "extra fields not permitted: seed")
+            return as_json([{"error": {"code": 400, "message": 'Unknown name "seed": Cannot find field.'}}], 400)
+        if "temperature" in request.body:
+            return error(400, "Unsupported value: 'temperature' does not support 0.1 with this model.")
         if "max_tokens" in request.body:
             return error(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
         return completion(str(request.body["max_completion_tokens"]))
 
     with Loopback(answer) as loopback:
         assert ask(loopback.url, 20, concurrency=concurrency) == {index: Answer("7") for index in range(20)}
-    assert 22 <= len(loopback.requests) <= 20 + 2 * concurrency
+    assert 23 <= len(loopback.requests) <= 20 + 3 * concurrency
 
 
 def test_as_many_in_flight_as_asked_for():
@@ -312,19 +432,18 @@ def test_a_key_that_a_server_answers_with_is_not_stored(monkeypatch):
         assert KEY not in ask(loopback.url)[0].text
 
 
+@pytest.mark.parametrize("word", ["EMPTY", "none", "x"])
+def test_a_word_in_place_of_a_key_changes_no_answer(monkeypatch, word):
+    monkeypatch.setenv("OPENAI_API_KEY", word)
+    with Loopback(lambda request: completion(f"It is {word}.")) as loopback:
+        assert ask(loopback.url)[0].text == f"It is {word}."
+
+
 def test_a_key_that_no_header_takes_is_not_shown_either(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\nX-Other: 1")
     with pytest.raises(UserError) as caught:
         ask("http://127.0.0.1:9/v1")
     assert KEY not in str(caught.value)
-
-
-def test_the_hub_stays_off_while_offline():
-    """The client's own switch is set for servers alone: the Hub is refused as before."""
-    with Loopback(lambda request: completion("5")) as loopback:
-        ask(loopback.url)
-        with pytest.raises(OfflineModeIsEnabled):
-            huggingface_hub.get_session().get(loopback.url)
 
 
 def test_many_faults_at_once():

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,13 +12,12 @@ from safetensors.torch import load_file
 
 import train_dpo
 import train_it
-from tests.conftest import phase_1, phase_2
-
-
-def lines(output: Path, *, timed: bool = True) -> list[dict]:
-    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().split("\n") if line]
-    untimed = ("seconds", "reference_seconds")
-    return rows if timed else [{k: v for k, v in row.items() if k not in untimed} for row in rows]
+from selfrefine import fast
+from selfrefine.errors import UserError
+from selfrefine.runs import Run
+from selfrefine.training.batches import Pair
+from selfrefine.training.reference import Reference, reference_log_probs
+from tests.conftest import examples, lines, phase_1, phase_2
 
 
 def same_run(one: Path, other: Path) -> None:
@@ -50,7 +51,7 @@ def test_phase_1s_first_loss_is_the_formula(command, student_folder, demonstrati
     from selfrefine.model.encoding import encode_prompt, encode_response
     from selfrefine.model.student import load_student, load_tokenizer
     from selfrefine.records import read_demonstrations
-    from selfrefine.training.losses import plain_log_probs
+    from selfrefine.training.log_probs import masked_log_probs
 
     flags = [*phase_1(student_folder, demonstrations, tmp_path / "run"), "--max-steps", "1", "--batch-size", "32"]
     assert command(train_it, *flags, "--lora-dropout", "0") == 0
@@ -65,7 +66,7 @@ def test_phase_1s_first_loss_is_the_formula(command, student_folder, demonstrati
         ids = torch.tensor([[*prompt, *response]])
         mask = torch.arange(ids.shape[1])[None] >= len(prompt)
         with torch.no_grad():
-            total -= plain_log_probs(student(input_ids=ids).logits, ids, mask).item()
+            total -= masked_log_probs(student(input_ids=ids).logits, ids, mask).item()
         tokens += len(response)
     assert lines(tmp_path / "run")[0]["loss"] == pytest.approx(total / tokens, rel=1e-5)
 
@@ -124,9 +125,8 @@ def test_pitfall_p8_phase_2_continues_the_adapter_and_leaves_its_reference_unmov
     from selfrefine.model.student import fingerprint, load_student, load_tokenizer, read_config
     from selfrefine.records import read_preferences
     from selfrefine.tasks.splits import hold_out
-    from selfrefine.training.batches import collate
-    from selfrefine.training.log_probs import response_log_probs
-    from selfrefine.training.rows import preference_sequences
+    from selfrefine.training.examples import pairs_of
+    from selfrefine.training.log_probs import pair_log_probs
 
     before, output = (instructed / "adapter_model.safetensors").read_bytes(), tmp_path / "run"
     flags = [*phase_2(student_folder, instructed, output), "--preferences", preferences, "--validation-fraction", "0"]
@@ -145,11 +145,11 @@ def test_pitfall_p8_phase_2_continues_the_adapter_and_leaves_its_reference_unmov
     )
     load_adapter(student, instructed, fingerprint(student_folder))
     rows, _ = hold_out(read_preferences(preferences), 0, 0)
-    _, sides = preference_sequences(tokenizer, rows, read_config(student_folder), chat_template=False, allowed=0)
+    sides = examples(pairs_of, tokenizer, rows, read_config(student_folder), chat_template=False, allowed=0)
     reference = load_file(output / "reference.safetensors")
     for index, pair in enumerate(sides):
         with torch.no_grad():
-            alone = response_log_probs(student.eval(), collate([pair], torch.device("cpu")))
+            alone = torch.cat(pair_log_probs(student.eval(), [pair]))
         kept = torch.stack([reference["chosen"][index], reference["rejected"][index]])
         torch.testing.assert_close(alone, kept, rtol=1e-5, atol=1e-4)
 
@@ -159,7 +159,6 @@ def test_pitfall_p8_phase_2_stops_where_the_reference_is_another_student(
 ):
     """If the reference were the bare base (a common fault), step 0 would not be at ln 2: the run stops and says so."""
     from selfrefine.model.lora import lora_layers
-    from selfrefine.training import reference
 
     def of_the_base(student, *arguments, **others):
         for layer in lora_layers(student).values():
@@ -169,12 +168,111 @@ def test_pitfall_p8_phase_2_stops_where_the_reference_is_another_student(
             layer.scaling = 2.0
         return got
 
-    original = reference.reference_log_probs
-    monkeypatch.setattr(reference, "reference_log_probs", of_the_base)
+    original = train_dpo.reference_log_probs
+    monkeypatch.setattr(train_dpo, "reference_log_probs", of_the_base)
     flags = [*phase_2(student_folder, instructed, tmp_path / "run"), "--preferences", preferences]
     assert command(train_dpo, *flags) == 1
     assert "should be ln 2" in capsys.readouterr().err
     assert not (tmp_path / "run/adapter_model.safetensors").exists()
+
+
+def test_several_answers_a_prompt_make_several_pairs_of_one_question(
+    command, student_folder, instructed, demonstrations, tmp_path, capsys
+):
+    flags = [*phase_2(student_folder, instructed, tmp_path / "run"), "--demonstrations", demonstrations]
+    flags += ["--answers-per-prompt", 2, "--max-new-tokens", 6, "--temperature", 1]
+    assert command(train_dpo, *flags, "--dry-run") == 0
+    assert "15 steps of 8 rows, 3 epochs of 40" in capsys.readouterr().out
+    assert command(train_dpo, *flags, "--max-steps", 1) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run/preferences.jsonl").read_text().split("\n") if line]
+    assert len({(row["id"], row["sample"]) for row in rows}) == len(rows) > 30
+    assert {row["sample"] for row in rows} == {0, 1} and len({row["id"] for row in rows}) == 20
+    answers = (tmp_path / "run/answers.jsonl").read_text().split("\n")
+    assert sum(len(json.loads(line)["key"]) == 4 for line in answers if line) == len(answers) // 2 == 40
+    assert command(train_dpo, *flags, "--max-steps", 1, "--resume", "--answers-per-prompt", 3) == 2
+    assert "answers_per_prompt was 2, is 3" in capsys.readouterr().err
+    for cut in (("--top-k", 1), ("--top-p", 1e-6)):  # then every sample is the likeliest, and each pair there twice
+        assert command(train_dpo, *flags, *cut, "--max-steps", 1, "--output", tmp_path / cut[0]) == 0
+        assert "the same pair again 20" in capsys.readouterr().out
+
+
+def test_the_schedule_is_what_the_flag_says(command, student_folder, instructed, preferences, tmp_path):
+    """Peak 1e-3, two steps of warm-up: then the rate stays, or falls to 0 at step 4."""
+    for schedule, rates in (("constant", [0.5, 1, 1, 1]), ("linear", [0.5, 1, 1, 0.5])):
+        flags = [*phase_2(student_folder, instructed, tmp_path / schedule), "--preferences", preferences]
+        assert command(train_dpo, *flags, "--schedule", schedule, "--max-steps", 4) == 0
+        logged = [row["learning_rate"] for row in lines(tmp_path / schedule) if "loss" in row]
+        assert logged == pytest.approx([1e-3 * rate for rate in rates])
+
+
+def test_phase_2_goes_on_with_the_layers_that_phase_1_adapted(
+    command, student_folder, demonstrations, preferences, tmp_path
+):
+    """q and v alone, as in the authors' code: no other layer gets an adapter in either phase."""
+    first = [*phase_1(student_folder, demonstrations, tmp_path / "it"), "--max-steps", 1]
+    assert command(train_it, *first, "--lora-targets", "v_proj", "q_proj") == 0
+    second = [*phase_2(student_folder, tmp_path / "it", tmp_path / "sr"), "--preferences", preferences]
+    assert command(train_dpo, *second, "--max-steps", 1) == 0
+    for run in ("it", "sr"):
+        names = load_file(tmp_path / run / "adapter_model.safetensors")
+        assert {name.split(".")[-3] for name in names} == {"q_proj", "v_proj"} and len(names) == 2 * 2 * 2
+        config = json.loads((tmp_path / run / "adapter_config.json").read_text())
+        assert config["target_modules"] == ["q_proj", "v_proj"]
+
+
+def test_both_phases_hold_out_the_same_questions(
+    command, student_folder, instructed, demonstrations, tmp_path, monkeypatch
+):
+    """Same share, same seed; two teachers answered each question, no row has an id, and a third of the pairs is lost:
+    what phase 2 validates on, phase 1 did not train on, and the other way round."""
+    from selfrefine import preferences
+    from selfrefine.tasks import splits
+
+    rows = [json.loads(line) for line in demonstrations.read_text().split("\n") if line]
+    twice = [{**row, "output": f"{row['output']}{end}"} for row in rows for end in ("", " ")]
+    anonymous = [{name: row[name] for name in ("instruction", "input", "output", "target")} for row in twice]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in anonymous))
+    sides, hold_out, build_pairs = [], splits.hold_out, preferences.build_pairs
+
+    def seen(*arguments, **others):
+        both = hold_out(*arguments, **others)
+        sides.append([{row.asked for row in side} for side in both])
+        return both
+
+    def losing(*arguments, **others):
+        pairs, counts = build_pairs(*arguments, **others)
+        return [pair for index, pair in enumerate(pairs) if index % 6 > 1], counts
+
+    monkeypatch.setattr("selfrefine.training.examples.hold_out", seen)
+    monkeypatch.setattr(train_dpo, "build_pairs", losing)
+    common = ["--demonstrations", tmp_path / "mine.jsonl", "--validation-fraction", 0.3, "--max-steps", 1, "--seed", 5]
+    first = phase_1(student_folder, demonstrations, tmp_path / "it")
+    assert command(train_it, *first, *common) == 0
+    second = phase_2(student_folder, instructed, tmp_path / "sr")
+    assert command(train_dpo, *second, *common, "--max-new-tokens", 4) == 0
+    (trained, validated), (trained_2, validated_2) = sides
+    assert len(validated) == 6 and len(trained) == 14
+    assert validated_2 and validated_2 <= validated and trained_2 <= trained
+
+
+def test_a_run_that_held_out_other_questions_is_refused_and_one_that_held_out_none_goes_on(
+    command, student_folder, instructed, demonstrations, preferences, tmp_path, capsys
+):
+    """As a run was described before: no `hold_out`, which was by id, and none of the flags that came since."""
+    since = ("hold_out", "lora_targets", "schedule", "answers_per_prompt", "top_k", "top_p")
+    for script, share, code in ((train_it, 0.2, 2), (train_it, 0, 0), (train_dpo, 0, 0)):
+        output = tmp_path / f"{script.__name__} {share}"
+        flags = phase_1(student_folder, demonstrations, output)
+        if script is train_dpo:
+            flags = [*phase_2(student_folder, instructed, output), "--preferences", preferences]
+        flags += ["--max-steps", "1", "--validation-fraction", str(share)]
+        assert command(script, *flags) == 0
+        config = json.loads((output / "config.json").read_text())
+        config["settings"] = {name: value for name, value in config["settings"].items() if name not in since}
+        (output / "config.json").write_text(json.dumps(config))
+        assert command(script, *flags, "--resume") == code
+    assert "hold_out was None, is \"by the prompt's text" in capsys.readouterr().err
+    assert command(train_dpo, *flags, "--resume", "--schedule", "constant") == 2
 
 
 def test_without_an_adapter_the_bare_student_is_the_reference(command, student_folder, preferences, tmp_path, capsys):
@@ -258,6 +356,22 @@ def test_resume_refuses_what_changed_and_starts_afresh_where_there_is_nothing(
     assert "--resume" in capsys.readouterr().err
     assert command(train_it, *flags, "--resume", "--max-steps", "2", "--learning-rate", "1") == 2
     assert "learning_rate was 0.01, is 1.0" in capsys.readouterr().err
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(demonstrations.read_text().splitlines(keepends=True)[1:]))
+    flags[flags.index("--demonstrations") + 1] = str(other)
+    assert command(train_it, *flags, "--resume", "--max-steps", "2") == 2
+    told = capsys.readouterr().err
+    assert "the rows of --demonstrations or --preferences changed" in told
+    assert not re.search(r"[0-9a-f]{64}", told)
+
+
+def test_a_run_goes_on_with_a_student_that_moved(command, student_folder, demonstrations, tmp_path, capsys):
+    """Its weights are compared, not the folder's name."""
+    flags = phase_1(student_folder, demonstrations, tmp_path / "run")
+    assert command(train_it, *flags, "--max-steps", "1") == 0
+    moved = shutil.copytree(student_folder, tmp_path / "moved")
+    assert command(train_it, *flags, "--max-steps", "1", "--student", moved, "--resume") == 0
+    assert "resuming after step 1" in capsys.readouterr().out
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(command, student_folder, demonstrations, tmp_path, capsys):
@@ -266,6 +380,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(command, student_folder, d
     assert command(train_it, *flags, "--batch-size", "10", "--dry-run") == 0
     said = capsys.readouterr().out
     assert "6 steps of 10 rows, 3 epochs of 20" in said and "sum to 0.04" in said and "GiB" in said
+    assert "times α/r = 8/4: 0.08" in said and "48 GB" in said
     assert not (tmp_path / "run").exists()
 
 
@@ -274,13 +389,9 @@ def test_a_signal_just_after_the_step_asked_for_one_costs_no_step(
     command, student_folder, demonstrations, instructed, preferences, tmp_path, monkeypatch, phase
 ):
     """It is seen a step later: nothing ever leaves without a checkpoint."""
-    from selfrefine.training import interrupts
 
-    class Late(interrupts.Interrupts):
+    class Late(Run):
         come = None
-
-        def __init__(self):
-            pass
 
         @property
         def requested(self):
@@ -289,7 +400,12 @@ def test_a_signal_just_after_the_step_asked_for_one_costs_no_step(
                 self.come = 15
             return before
 
-    monkeypatch.setattr(interrupts, "Interrupts", Late)
+        @requested.setter
+        def requested(self, _):
+            pass
+
+    monkeypatch.setattr(train_it, "Run", Late)
+    monkeypatch.setattr(train_dpo, "Run", Late)
     script, flags = train_it, phase_1(student_folder, demonstrations, tmp_path / "run")
     if phase == 2:
         script, flags = train_dpo, phase_2(student_folder, instructed, tmp_path / "run")
@@ -348,6 +464,7 @@ def test_a_run_that_got_nowhere_does_not_block_its_folder(command, student_folde
         (["--seed", "99999999999999"], "--seed"),
         (["--learning-rates", "1"], "--learning-rates"),
         (["--device", "cuda:77"], "--device"),
+        (["--lora-targets", "q_proj", "w_proj"], "--lora-targets"),
         (["--output", "/proc/nowhere"], "--output"),
     ],
 )
@@ -374,9 +491,7 @@ def test_pitfall_p19_a_loss_or_gradient_that_is_not_finite_stops_before_the_opti
     command, student_folder, demonstrations, tmp_path, monkeypatch, capsys, broken, said
 ):
     """P19: the run names the step's rows and leaves no adapter of NaN behind; a finite loss may have the gradient."""
-    from selfrefine.training import losses
-
-    monkeypatch.setattr(losses, "instruction_loss", broken)
+    monkeypatch.setattr(train_it, "instruction_loss", broken)
     assert command(train_it, *phase_1(student_folder, demonstrations, tmp_path / "run")) == 1
     error = capsys.readouterr().err
     assert said in error and "+" in error
@@ -385,13 +500,10 @@ def test_pitfall_p19_a_loss_or_gradient_that_is_not_finite_stops_before_the_opti
 
 def test_all_that_is_wrong_with_a_folder_is_told_at_once(tmp_path):
     """A run that is there, with other settings, on a disk with too little room: one message, before any weight."""
-    from selfrefine.errors import UserError
-    from selfrefine.runs import claim
-
-    claim(tmp_path, {"epochs": 4}, resume=False, disk=0).close()
-    (tmp_path / "metrics.jsonl").write_text("{}\n")
-    with pytest.raises(UserError) as error:
-        claim(tmp_path, {"epochs": 5}, resume=False, disk=2**60)
+    with Run(tmp_path, {"epochs": 4}, resume=False, disk=0):
+        (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(UserError) as error, Run(tmp_path, {"epochs": 5}, resume=False, disk=2**60):
+        pass
     for said in ("already holds a run", "epochs was 4, is 5", "MiB free"):
         assert said in str(error.value)
 
@@ -402,7 +514,7 @@ def test_a_folder_in_use_is_refused(command, student_folder, demonstrations, tmp
     held = lock(tmp_path / "run/.lock")
     assert command(train_it, *phase_1(student_folder, demonstrations, tmp_path / "run")) == 2
     assert "another process is writing there" in capsys.readouterr().err
-    held.close()
+    held.release()
 
 
 @pytest.mark.parametrize(
@@ -431,67 +543,60 @@ def test_pairs_are_not_thinned_out_without_a_word(command, student_folder, instr
     assert "--fraction is of --demonstrations" in capsys.readouterr().err
 
 
-def test_pitfall_p9_a_stale_reference_is_not_used(student_folder, student, tmp_path):
+def kept_reference(student, pairs, groups, path, *, after_each=lambda: None, scored=None) -> Reference:
+    """`reference_log_probs` by the fast path; the sizes of the micro-batches go to `scored`."""
+
+    def counted(student, pairs):
+        if scored is not None:
+            scored.append(len(pairs))
+        return fast.pair_log_probs(student, pairs)
+
+    return reference_log_probs(student, pairs, groups, path, pair_log_probs=counted, after_each=after_each)
+
+
+def same_reference(one: Reference, other: Reference) -> None:
+    for side in ("chosen", "rejected"):
+        torch.testing.assert_close(getattr(one, side), getattr(other, side), rtol=0, atol=0, equal_nan=True)
+
+
+def test_pitfall_p9_a_stale_reference_is_not_used(student, tmp_path):
     """P9: kept log-probabilities are taken for the same token ids only, and are those that were computed; a broken
     file is computed again; pairs that no step needs are NaN, never 0."""
-    from selfrefine.model.encoding import Sequence
-    from selfrefine.training.reference import reference_log_probs
-
-    pairs = [Sequence([1, 5 + i], [[7, 8, 2], [9, 2]]) for i in range(4)]
-    path = tmp_path / "reference.safetensors"
+    pairs = [Pair([1, 5 + i], [7, 8, 2], [9, 2]) for i in range(4)]
+    path, groups = tmp_path / "reference.safetensors", [[[2, 0]], [[3]]]
     state = torch.get_rng_state()
-    first = reference_log_probs(student, pairs, [[2, 0], [3]], 64, path, after_each=lambda: None)
+    first = kept_reference(student, pairs, groups, path)
     assert torch.equal(torch.get_rng_state(), state)
     assert first.chosen.isnan().tolist() == [False, True, False, False]
-    kept = reference_log_probs(student, pairs, [[2, 0], [3]], 64, path, after_each=lambda: None)
-    assert kept.seconds == first.seconds
-    for side in ("chosen", "rejected"):
-        torch.testing.assert_close(getattr(kept, side), getattr(first, side), rtol=0, atol=0, equal_nan=True)
-    changed = [*pairs[:3], Sequence([1, 8], [[7, 8, 2], [10, 2]])]
-    other = reference_log_probs(student, changed, [[2, 0], [3]], 64, path, after_each=lambda: None)
+    kept = kept_reference(student, pairs, groups, path, scored=(scored := []))
+    assert kept.seconds == first.seconds and not scored
+    same_reference(kept, first)
+    changed = [*pairs[:3], Pair([1, 8], [7, 8, 2], [10, 2])]
+    other = kept_reference(student, changed, groups, path)
     assert other.rejected[3] != first.rejected[3] and other.rejected[2] == first.rejected[2]
     path.write_bytes(path.read_bytes()[:40])
-    assert (
-        reference_log_probs(student, changed, [[2, 0], [3]], 64, path, after_each=lambda: None).rejected[3]
-        == other.rejected[3]
-    )
+    same_reference(kept_reference(student, changed, groups, path), other)
 
 
-def test_the_reference_goes_on_where_it_was_stopped_but_not_in_other_micro_batches(
-    student_folder, student, tmp_path, monkeypatch
-):
+def test_the_reference_goes_on_where_it_was_stopped_but_not_in_other_micro_batches(student, tmp_path):
     """Stopped in the second of three groups: the first is taken from the file, the others are computed, and all is
-    what a straight pass gives. At another --micro-batch-tokens, where the last bits may differ, all is done again."""
-    from selfrefine.model.encoding import Sequence
-    from selfrefine.training import reference
-
-    pairs = [Sequence([1, 5 + i], [[7, 8, 2], [9, 2]]) for i in range(6)]
-    groups, path = [[2, 0], [3, 5], [4]], tmp_path / "reference.safetensors"
-    straight = reference.reference_log_probs(
-        student, pairs, groups, 64, tmp_path / "straight.safetensors", after_each=lambda: None
-    )
-    scored: list[int] = []
-
-    def counted(student, batch):
-        scored.append(len(batch.lengths) // 2)
-        return original(student, batch)
+    what a straight pass gives. In other micro-batches, where the last bits may differ, all is done again."""
+    pairs = [Pair([1, 5 + i], [7, 8, 2], [9, 2]) for i in range(6)]
+    groups, path, scored = [[[2], [0]], [[3, 5]], [[4]]], tmp_path / "reference.safetensors", []
+    straight = kept_reference(student, pairs, groups, tmp_path / "straight.safetensors")
 
     def stop_in_the_second():
         if sum(scored) == 4:
             raise SystemExit
 
-    original = reference.response_log_probs
-    monkeypatch.setattr(reference, "response_log_probs", counted)
     with pytest.raises(SystemExit):
-        reference.reference_log_probs(student, pairs, groups, 64, path, after_each=stop_in_the_second)
+        kept_reference(student, pairs, groups, path, after_each=stop_in_the_second, scored=scored)
     scored.clear()
-    resumed = reference.reference_log_probs(student, pairs, groups, 64, path, after_each=lambda: None)
-    assert sum(scored) == 3
-    for side in ("chosen", "rejected"):
-        torch.testing.assert_close(getattr(resumed, side), getattr(straight, side), rtol=0, atol=0, equal_nan=True)
+    same_reference(kept_reference(student, pairs, groups, path, scored=scored), straight)
+    assert scored == [2, 1]
     scored.clear()
-    reference.reference_log_probs(student, pairs, groups, 32, path, after_each=lambda: None)
-    assert sum(scored) == 5
+    kept_reference(student, pairs, [[[2, 0]], *groups[1:]], path, scored=scored)
+    assert scored == [2, 2, 1]
 
 
 def test_a_signal_while_the_reference_is_computed_ends_the_run_there(
@@ -501,15 +606,13 @@ def test_a_signal_while_the_reference_is_computed_ends_the_run_there(
     import os
     import signal
 
-    from selfrefine.training import reference
-
-    def scored(student, batch):
+    def scored(student, pairs):
         os.kill(os.getpid(), signal.SIGTERM)
-        return original(student, batch)
+        return original(student, pairs)
 
-    original = reference.response_log_probs
+    original = fast.pair_log_probs
     flags = [*phase_2(student_folder, instructed, tmp_path / "run"), "--preferences", preferences, "--max-steps", "2"]
-    monkeypatch.setattr(reference, "response_log_probs", scored)
+    monkeypatch.setattr(fast, "pair_log_probs", scored)
     assert command(train_dpo, *flags) == 143
     assert not (tmp_path / "run/metrics.jsonl").exists()
 

@@ -6,86 +6,156 @@ done is skipped, what was stopped goes on, and what experiments share in one --o
 report in OUTPUT/reports/NAME: report.html to look at, report.md to read, report.json for machines.
 """
 
-import os
+import argparse
 import shutil
 import signal
+from pathlib import Path
 
-from selfrefine import command, report
+from selfrefine import command
 from selfrefine.errors import UserError
-from selfrefine.experiments import options
-from selfrefine.experiments.layout import commands
-from selfrefine.experiments.plans import NAMES, plan
-from selfrefine.experiments.run import execute, state
-from selfrefine.experiments.settings import Settings
-from selfrefine.experiments.steps import Step
-from selfrefine.pocket.settings import ONE_THREAD
-
-MEASURED = "measured once, on two CPU cores"
-ASSUMED = "hours of an A100, from assumed lengths and published speeds; of what servers answer, nothing"
+from selfrefine.experiments import recipes, report
+from selfrefine.experiments.plans import NAMES, commands, plan
+from selfrefine.experiments.run import execute, prepare, state
+from selfrefine.experiments.sections import tables
+from selfrefine.experiments.settings import Settings, own_questions, settings
+from selfrefine.experiments.steps import PROGRAMS, Step
 
 
 def main() -> None:
     """The command."""
-    parser = options.parser("experiments", __doc__)
-    parser.add_argument("--plan", action="store_true", help="print the commands and run nothing")
-    args = parser.parse_args()
-    settings = options.settings(args)
-    rows = plan(args.name, settings)
+    args = vars(_parser().parse_args())  # only what was given: all else is the recipe's, or the experiment's own
+    name, plan_only, report_only = (args.pop(flag) for flag in ("name", "plan", "report"))
+    args |= {"output": Path("runs/own")} if name == "own" and "output" not in args else {}
+    chosen = settings(recipes.read(args.pop("recipe")), **args)
+    require_own(name, chosen)
+    rows = plan(name, chosen)
     steps = commands(rows)
-    if args.plan:
+    if plan_only:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--plan | head` ends in peace
-        print(described(args.name, settings, steps))
+        print(described(name, chosen, steps))
         return
-    if settings.data and not settings.data.is_dir() and any("--data" in step.words for step in steps):
-        raise UserError(f"--data {settings.data}: there is no such folder.")
-    if not settings.pocket and not shutil.which("nvidia-smi"):
-        print("warning: no NVIDIA GPU is seen here; on a CPU the paper's models take months, --scale pocket minutes")
-    if settings.pocket and os.environ.setdefault(ONE_THREAD, "1") == "1":
-        print(f"each command runs on one thread ({ONE_THREAD}=1): a model this small gains nothing from a second")
-    execute(steps)
-    report.write(args.name, settings, rows)
+    if not report_only:
+        if chosen.data and not chosen.data.is_dir() and any("--data" in step.words for step in steps):
+            raise UserError(f"--data {chosen.data}: there is no such folder.")
+        if not chosen.recipe.seconds and not shutil.which("nvidia-smi"):
+            print(
+                "warning: no NVIDIA GPU is seen here; the paper's models take months on a CPU, --scale pocket minutes"
+            )
+        prepare(chosen.recipe.environment)
+        execute(steps)
+    content = report.write(name, chosen, rows)
+    print(*(report.grid(table.heads, table.lines) for table in tables(content)), sep="\n\n")
+
+
+def require_own(name: str, s: Settings) -> None:
+    """UserError where `own` lacks something, or its files are given to another experiment."""
+    if (name == "own") != bool(s.train and s.test) or (name != "own" and (s.train or s.test)):
+        raise UserError(
+            "own, and no other experiment, takes --train FILE and --test FILE: JSONL with question, target and, for a "
+            "choice, options."
+        )
+    if name == "own" and not (s.student and (s.teacher or s.demonstrations)):
+        raise UserError(
+            "own needs --student MODEL, and --teacher MODEL (with --server URL where it is served) or --demonstrations "
+            "DIR with its answers in own.jsonl."
+        )
+    if name == "own":
+        trained = {(one.question, one.options) for one in own_questions(s.train)}
+        both = sum((one.question, one.options) in trained for one in own_questions(s.test))
+        if both:
+            print(f"warning: {both} questions of {s.test} are in {s.train} too: the test is easier by them")
+
+
+def _parser() -> command.Parser:
+    """The flags; what is not given is not there. The experiments are listed under them."""
+    listed = "\n".join(f"  {name:<11} {title}" for name, title in NAMES.items())
+    parser = command.Parser(__doc__)
+    parser.argument_default = argparse.SUPPRESS
+    parser.prog = "python -m selfrefine.experiments"
+    parser.epilog = f"experiments:\n{listed}"
+    parser.add_argument("name", metavar="NAME", choices=NAMES, help="table1, figure2, ...: listed below")
+    parser.add_argument("--plan", action="store_true", default=False, help="print the commands and run nothing")
+    parser.add_argument("--report", action="store_true", default=False, help="report on what has run and run nothing")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--scale",
+        dest="recipe",
+        choices=("paper", "pocket"),
+        default="paper",
+        help="the paper's models and tasks on GPUs, or the embedded ones on a CPU",
+    )
+    how.add_argument(
+        "--recipe",
+        metavar="FILE",
+        help=f"flags of every command, as JSON (see experiments/recipes); by name: {', '.join(recipes.SHIPPED)}",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder of all experiments (default: runs/SCALE; runs/own)"
+    )
+    parser.add_argument("--student", metavar="MODEL", help="one student instead: llama-2-7b, ..., a Hub id or a folder")
+    parser.add_argument("--teacher", metavar="MODEL", help="one teacher instead: llama-2-70b, gpt-3.5, ..., a Hub id")
+    parser.add_argument("--tasks", nargs="+", metavar="T", help="these tasks instead of the experiment's own")
+    parser.add_argument("--also", nargs="+", metavar="T", help="tasks to evaluate on besides, but not to train on")
+    parser.add_argument(
+        "--seeds", nargs="+", type=command.natural, metavar="N", help="each a whole run of the method (default: 0)"
+    )
+    parser.add_argument("--limit", type=command.positive, metavar="N", help="N questions of each task and split")
+    parser.add_argument("--control", action="store_true", help="add the equal-compute row (pocket has it anyway)")
+    command.add_data_flag(parser)
+    parser.add_argument("--train", type=Path, metavar="FILE", help="own: the questions to train on, with their answers")
+    parser.add_argument("--test", type=Path, metavar="FILE", help="own: the questions to evaluate on")
+    parser.add_argument(
+        "--demonstrations",
+        type=Path,
+        metavar="DIR",
+        help="answers to training questions that are there already, DIR/TASK.jsonl, in place of asking a teacher",
+    )
+    parser.add_argument("--server", metavar="URL", help="teachers answer there (GPT-3.5 at OpenAI's anyway)")
+    parser.add_argument("--judge", metavar="NAME", help="of Tables 13 and 14 (default: gpt-4, App. H)")
+    parser.add_argument("--judge-server", metavar="URL", help="where the judge answers (default: OpenAI's)")
+    return parser
 
 
 def described(name: str, settings: Settings, steps: list[Step]) -> str:
     """The plan in full: for every command its state, cost, needs, inputs and what it makes."""
     numbers = {step.output: number for number, step in enumerate(steps, start=1)}
-    states = [state(step) for step in steps]
-    lines = [f"{NAMES[name]}; {'pocket' if settings.pocket else 'paper'} scale, output in {settings.output}", ""]
-    for number, (step, now) in enumerate(zip(steps, states, strict=True), start=1):
-        inputs = ", ".join(
-            f"{needed.output} ({'there' if state(needed) == 'done' else f'from {numbers[needed.output]}'})"
-            for needed in step.inputs
-        )
+    states = {step.output: state(step) for step in steps}
+    measured = bool(settings.recipe.seconds)
+    lines = [f"{NAMES[name]}; {settings.recipe.name} scale, output in {settings.output}", ""]
+    for number, step in enumerate(steps, start=1):
+        inputs = [
+            f"{one.output} ({'there' if states[one.output] == 'done' else f'from {numbers[one.output]}'})"
+            for one in step.inputs
+        ]
         lines += [
-            f"{number:>4}  {now}  {_time(step.hours, settings.pocket)}  {step.title}",
-            f"      needs {step.needs}" + (f"; {inputs}" if inputs else ""),
+            f"{number:>4}  {states[step.output]}  {_time(step.hours, measured)}  {step.title}",
+            f"      needs {step.needs}" + (f"; {', '.join(inputs)}" if inputs else ""),
             f"      $ {step.line}",
         ]
-    left = [step for step, now in zip(steps, states, strict=True) if now != "done"]
-    kinds = {"annotate": "annotations", "instruct": "runs of phase 1", "refine": "runs of phase 2"}
-    kinds |= {"evaluate": "evaluations", "judge": "judgements"}
-    counted = ", ".join(
-        f"{sum(step.kind == kind for step in steps)} {title}"
-        for kind, title in kinds.items()
-        if any(step.kind == kind for step in steps)
-    )
+    titles = ("annotations", "runs of phase 1", "runs of phase 2", "evaluations", "judgements")
+    kinds = {title: sum(step.kind == kind for step in steps) for kind, title in zip(PROGRAMS, titles, strict=True)}
+    left = [step for step in steps if states[step.output] != "done"]
     unknown = sum(step.hours is None for step in left)
+    source = "measured once, on two CPU cores"
+    if not measured:
+        source = "hours of an A100, from assumed lengths and published speeds; of what servers answer, nothing"
     return "\n".join(
         [
             *lines,
             "",
-            f"{len(steps)} commands ({counted}), {states.count('done')} done, {len(left)} to run: "
-            f"{_time(sum(step.hours or 0 for step in left), settings.pocket)}"
+            f"{len(steps)} commands ({', '.join(f'{count} {title}' for title, count in kinds.items() if count)}), "
+            f"{len(steps) - len(left)} done, {len(left)} to run: "
+            f"{_time(sum(step.hours or 0 for step in left), measured)}"
             + (f", and {unknown} of a model whose size is not known" if unknown else ""),
-            f"Times are estimates: {MEASURED if settings.pocket else ASSUMED}.",
+            f"Times are estimates: {source}.",
         ]
     )
 
 
-def _time(hours: float | None, pocket: bool) -> str:
+def _time(hours: float | None, measured: bool) -> str:
     if hours is None:
         return "? GPU hours"
-    return f"about {hours * 60:.1f} CPU minutes" if pocket else f"about {hours:.1f} GPU hours"
+    return f"about {hours * 60:.1f} CPU minutes" if measured else f"about {hours:.1f} GPU hours"
 
 
 if __name__ == "__main__":

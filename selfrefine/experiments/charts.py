@@ -16,13 +16,37 @@ class Lines:
     title: str
     series: dict[str, list[tuple[float, float]]]
     across: str
-    width: int = 360
+    width: int = 336
     height: int = 210
+
+    def svg(self) -> str:
+        """The curves as an SVG element; nothing where there are none."""
+        points = [point for series in self.series.values() for point in series]
+        if not points:
+            return ""
+        low_x, high_x = _bounds([x for x, _ in points])
+        ticks = _ticks(*_bounds([y for _, y in points]))
+        wide, height = self.width - LEFT - RIGHT, _scale(self.height, ticks)
+
+        def place(x: float, y: float) -> tuple[float, float]:
+            return LEFT + wide * (x - low_x) / (high_x - low_x), height(y)
+
+        below, colours = self.height - BOTTOM + 14, COLOURS[2:]
+        parts = [_text(x, below, text, "middle") for x, text in ((LEFT, f"{low_x:g}"), (LEFT + wide, f"{high_x:g}"))]
+        parts.append(_text(LEFT + wide / 2, below, self.across, "middle"))
+        for (name, series), colour in zip(self.series.items(), cycle(colours), strict=False):
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in series))
+            x, y = place(*series[-1])
+            parts += [
+                f'<polyline fill="none" stroke="{colour}" stroke-width="1.6" points="{path}"/>',
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.4" fill="{colour}"><title>{escape(name)}</title></circle>',
+            ]
+        return _svg(self, ticks, parts, colours)
 
 
 @dataclass(frozen=True)
 class Bars:
-    """Bars in groups: a value (and a deviation) or None for each group, in each series.
+    """Bars in groups, in percent: a value (and a deviation) or None for each group, in each series.
 
     `levels` are horizontal lines over a group (the teacher), `marks` published values, by series.
     """
@@ -32,110 +56,75 @@ class Bars:
     series: dict[str, list[tuple[float, float | None] | None]]
     levels: list[float | None]
     marks: dict[str, list[float | None]] = field(default_factory=dict)
-    width: int = 760
-    height: int = 320
+    height: int = 280
 
+    @property
+    def width(self) -> int:
+        """Room for every bar, and for the title."""
+        return max(340, LEFT + 6 * len(self.title), LEFT + RIGHT + len(self.groups) * (16 * len(self.series) + 20))
 
-def lines(chart: Lines) -> str:
-    """The curves as an SVG element."""
-    points = [point for series in chart.series.values() for point in series]
-    if not points:
-        return ""
-    low_x, high_x = _bounds([x for x, _ in points])
-    low, high = _bounds([y for _, y in points])
-    ticks = _ticks(low, high)
-    low, high = min(low, ticks[0]), max(high, ticks[-1])
-    wide, tall = chart.width - LEFT - RIGHT, chart.height - TOP - BOTTOM
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return LEFT + wide * (x - low_x) / (high_x - low_x), TOP + tall * (high - y) / (high - low)
-
-    parts = _grid(chart.width, ticks, lambda y: place(low_x, y)[1])
-    for x in (low_x, high_x):
-        parts.append(_text(place(x, low)[0], chart.height - BOTTOM + 14, f"{x:g}", "middle"))
-    parts.append(_text(LEFT + wide / 2, chart.height - BOTTOM + 14, chart.across, "middle"))
-    for (name, series), colour in zip(chart.series.items(), cycle(COLOURS[2:]), strict=False):
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in series))
-        parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.6" points="{path}"/>')
-        x, y = place(*series[-1])
-        parts.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.4" fill="{colour}"><title>{escape(name)}</title></circle>'
-        )
-    parts += _legend(list(chart.series), COLOURS[2:], chart.height)
-    return _svg(chart.title, chart.width, chart.height, parts)
-
-
-def bars(chart: Bars) -> str:
-    """The bars as an SVG element, in percent."""
-    top = max([100.0] + [value[0] for series in chart.series.values() for value in series if value])
-    ticks = _ticks(0, top)
-    wide, tall = chart.width - LEFT - RIGHT, chart.height - TOP - BOTTOM
-
-    def height(value: float) -> float:
-        return TOP + tall * (1 - value / ticks[-1])
-
-    parts = _grid(chart.width, ticks, height)
-    room = wide / len(chart.groups)
-    thick = 0.8 * room / len(chart.series)
-    for group, title in enumerate(chart.groups):
-        left = LEFT + room * (group + 0.1)
-        parts.append(_text(left + 0.4 * room, chart.height - BOTTOM + 14, title, "middle"))
-        for index, (name, values) in enumerate(chart.series.items()):
-            x, value, mark = left + thick * index, values[group], chart.marks.get(name, [None] * (group + 1))[group]
-            if value:
-                mean, deviation = value
-                told = f"{escape(name)}, {escape(title)}: {mean:.1f}" + (
-                    "" if deviation is None else f" ± {deviation:.1f}"
-                )
-                parts.append(
-                    f'<rect x="{x:.1f}" y="{height(mean):.1f}" width="{thick * 0.92:.1f}" '
-                    f'height="{height(0) - height(mean):.1f}" fill="{COLOURS[index]}"><title>{told}</title></rect>'
-                )
-                if deviation:
+    def svg(self) -> str:
+        """The bars as an SVG element."""
+        ticks = _ticks(0, max([100.0] + [value[0] for series in self.series.values() for value in series if value]))
+        height, room = _scale(self.height, ticks), (self.width - LEFT - RIGHT) / len(self.groups)
+        thick, parts = 0.8 * room / len(self.series), []
+        for group, title in enumerate(self.groups):
+            left = LEFT + room * (group + 0.1)
+            parts.append(_text(left + 0.4 * room, self.height - BOTTOM + 14, title, "middle"))
+            for index, (name, values) in enumerate(self.series.items()):
+                x, where = left + thick * index, f"{escape(name)}, {escape(title)}"
+                if values[group]:
+                    parts += _bar(x, thick, *values[group], height, COLOURS[index % len(COLOURS)], where)
+                mark = self.marks[name][group] if name in self.marks else None
+                if mark is not None:
                     parts.append(
-                        _line(x + thick / 2, height(mean - deviation), x + thick / 2, height(mean + deviation))
+                        f'<path d="M{x + thick * 0.46:.1f} {height(mark) - 4:.1f}l4 4l-4 4l-4 -4z" fill="white" '
+                        f'stroke="black"><title>paper, {where}: {mark:.1f}</title></path>'
                     )
-            if mark is not None:
-                middle, y = x + thick * 0.46, height(mark)
-                parts.append(
-                    f'<path d="M{middle:.1f} {y - 4:.1f}l4 4l-4 4l-4 -4z" fill="white" stroke="black">'
-                    f"<title>paper, {escape(name)}, {escape(title)}: {mark:.1f}</title></path>"
-                )
-        if chart.levels[group] is not None:
-            y = height(chart.levels[group])
-            parts.append(_line(left, y, left + 0.8 * room, y, 'stroke-dasharray="5 3" stroke-width="1.6"'))
-    parts += _legend(list(chart.series), COLOURS, chart.height)
-    return _svg(chart.title, chart.width, chart.height, parts)
+            level = self.levels[group]
+            if level is not None:
+                y = height(level)
+                parts.append(_line(left, y, left + 0.8 * room, y, 'stroke-dasharray="5 3" stroke-width="1.6"'))
+        return _svg(self, ticks, parts, COLOURS)
 
 
-def _svg(title: str, width: int, height: int, parts: list[str]) -> str:
-    body = "\n".join([_text(LEFT, 14, title, "start", 12), *parts])
+def _bar(x: float, thick: float, mean: float, deviation: float | None, height, colour: str, where: str) -> list[str]:
+    """A bar, and its deviation as a line over its middle."""
+    told = f"{where}: {mean:.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
+    bar = (
+        f'<rect x="{x:.1f}" y="{height(mean):.1f}" width="{thick * 0.92:.1f}" '
+        f'height="{height(0) - height(mean):.1f}" fill="{colour}"><title>{told}</title></rect>'
+    )
+    middle, low, high = x + thick * 0.46, max(mean - (deviation or 0), 0), min(mean + (deviation or 0), 100)
+    return [bar, *([_line(middle, height(low), middle, height(high))] if deviation else [])]
+
+
+def _svg(chart: Lines | Bars, ticks: list[float], parts: list[str], colours: tuple[str, ...]) -> str:
+    """The whole: title, horizontal lines with their values, the parts, the legend."""
+    height = _scale(chart.height, ticks)
+    drawn = [_text(LEFT, 14, chart.title, "start", 12)]
+    for tick in ticks:
+        drawn.append(_line(LEFT, height(tick), chart.width - RIGHT, height(tick), 'stroke="#ddd"'))
+        drawn.append(_text(LEFT - 5, height(tick) + 3, f"{tick:g}", "end"))
+    x, y = float(LEFT), chart.height - 5
+    for name, colour in zip(chart.series, cycle(colours), strict=False):
+        wide = 22 + 5.6 * len(name)
+        if x > LEFT and x + wide > chart.width:
+            x, y = float(LEFT), y + 15
+        parts.append(f'<rect x="{x:.0f}" y="{y - 8}" width="9" height="9" fill="{colour}"/>')
+        parts.append(_text(x + 12, y, name, "start"))
+        x += wide
+    body = "\n".join([*drawn, *parts])
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        f'role="img" font-family="sans-serif"><title>{escape(title)}</title>\n'
-        f'<rect width="{width}" height="{height}" fill="white"/>\n{body}\n</svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{chart.width}" height="{y + 5}" '
+        f'viewBox="0 0 {chart.width} {y + 5}" role="img" font-family="sans-serif">'
+        f'<title>{escape(chart.title)}</title>\n<rect width="100%" height="100%" fill="white"/>\n{body}\n</svg>'
     )
 
 
-def _grid(width: int, ticks: list[float], height) -> list[str]:
-    """Horizontal lines with their values."""
-    return [
-        part
-        for tick in ticks
-        for part in (
-            _line(LEFT, height(tick), width - RIGHT, height(tick), 'stroke="#ddd"'),
-            _text(LEFT - 5, height(tick) + 3, f"{tick:g}", "end"),
-        )
-    ]
-
-
-def _legend(names: list[str], colours: tuple[str, ...], height: int) -> list[str]:
-    parts, x = [], float(LEFT)
-    for name, colour in zip(names, cycle(colours), strict=False):
-        parts.append(f'<rect x="{x:.0f}" y="{height - 13}" width="9" height="9" fill="{colour}"/>')
-        parts.append(_text(x + 12, height - 5, name, "start"))
-        x += 22 + 5.6 * len(name)
-    return parts
+def _scale(height: int, ticks: list[float]):
+    """From a value to its place down the page."""
+    return lambda value: TOP + (height - TOP - BOTTOM) * (ticks[-1] - value) / (ticks[-1] - ticks[0])
 
 
 def _text(x: float, y: float, text: str, anchor: str, size: int = 10) -> str:
@@ -158,6 +147,4 @@ def _ticks(low: float, high: float) -> list[float]:
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
-    first = int(low // step)
-    last = int(-(-high // step))
-    return [round(step * index, 10) for index in range(first, last + 1)]
+    return [round(step * index, 10) for index in range(int(low // step), int(-(-high // step)) + 1)]

@@ -3,88 +3,90 @@
 import json
 import statistics
 from collections import Counter
-from dataclasses import dataclass
+from pathlib import Path
 
-from selfrefine.experiments.layout import Cell, Row
+import numpy as np
+
+from selfrefine.experiments.costs import spent
+from selfrefine.experiments.plans import CONTROL, Cell, Row
 from selfrefine.experiments.run import state
 from selfrefine.experiments.steps import Step
 from selfrefine.files import read_lines
-from selfrefine.scores import percent, spread
+from selfrefine.paper import BASELINE_COT, INSTRUCTED, REFINED
+from selfrefine.scores import item_stderr, percent, spread
 
+DRAWS = 10_000  # of random signs
+# which rows a row is compared with
+COMPARED = {INSTRUCTED: (BASELINE_COT,), REFINED: (INSTRUCTED, CONTROL), f"{REFINED} (DPO_CoT)": (INSTRUCTED,)}
+COMPARED |= {f"{REFINED} (DPO_answer)": (f"{REFINED} (DPO_CoT)",)}
 POINTS = 120  # of a curve, at most: what a chart can show
 # of phase 2: curve, name in metrics.jsonl
 CURVES = {"margin": "margin", "accuracy": "accuracy", "y_w": "chosen_change", "y_l": "rejected_change"}
 LAST = ("chosen_logp", "rejected_logp", "chosen_change", "rejected_change", "margin", "accuracy")
 
 
-@dataclass(frozen=True)
-class Number:
-    """Accuracy in percent, or a rating: over the seeds that have run. `substring`: under the literal rule (§3.3)."""
+def number(cell: Cell) -> dict | None:
+    """Accuracy in percent, or a rating, over the seeds that have run: {mean, std, runs, item_stderr, substring}.
 
-    mean: float
-    std: float | None
-    runs: list[float]
-    substring: float | None
-
-
-def number(cell: Cell) -> Number | None:
-    """A cell's number; None where nothing has run."""
+    `item_stderr`: the binomial standard error over the questions of one run; `substring`: under the literal rule
+    (§3.3). None where nothing has run.
+    """
     found = [read(step, cell, index) for index, step in enumerate(cell.steps) if state(step) == "done"]
-    found = [pair for pair in found if pair]
+    found = [one for one in found if one]
     if not found:
         return None
-    runs = [mean for mean, _ in found]
-    literal = [substring for _, substring in found if substring is not None]
-    return Number(statistics.mean(runs), spread(runs), runs, statistics.mean(literal) if literal else None)
+    runs, questions, literal = zip(*found, strict=True)
+    mean = statistics.mean(runs)
+    number = {"mean": mean, "std": spread(runs), "runs": list(runs)}
+    number["item_stderr"] = item_stderr(mean, questions[0]) if questions[0] else None
+    return number | {"substring": None if None in literal else statistics.mean(literal)}
 
 
-def read(step: Step, cell: Cell, index: int) -> tuple[float, float | None] | None:
-    """The number of one seed, and the same under the substring rule where there is one."""
+def read(step: Step, cell: Cell, index: int) -> tuple[float, int | None, float | None] | None:
+    """Of one seed: the number, of how many questions it is, and the same under the substring rule."""
     if step.kind == "annotate":
-        return percent(row["correct"] for _, row in read_lines(step.output)), None
+        right = [row["correct"] for _, row in read_lines(step.output) if cell.task in (row["task"], "own")]
+        return (percent(right), len(right), None) if right else None
     results = json.loads(step.output.read_text(encoding="utf-8"))["results"]
     if step.kind == "evaluate":
         found = results.get(cell.task, {}).get(cell.prompt)
-        return found and (found["mean"], found["substring_mean"])
+        return found and (found["mean"], found["questions"], found["substring_mean"])
     rated = [results.get(str(file), {}).get(cell.prompt) for file in cell.answers[index]]
     rated = [one for one in rated if one and one["rated"]]
     count = sum(one["rated"] for one in rated)
-    return (sum(one["mean"] * one["rated"] for one in rated) / count, None) if count else None
+    return (sum(one["mean"] * one["rated"] for one in rated) / count, None, None) if count else None
 
 
 def training(steps: list[Step]) -> list[dict]:
     """Of every training run that is done: its curves, its tokens, and of phase 2 its pairs and displacement."""
-    return [_run(step) for step in steps if step.kind in ("instruct", "refine") and state(step) == "done"]
+    done = [step for step in steps if step.kind.startswith("train") and state(step) == "done"]
+    pairs = {step.title.split(", ")[1] for step in done}  # named where there are several
+    return [run_of(step.output, step.title.split(", ", 1 if len(pairs) > 1 else 2)[-1]) for step in done]
 
 
-def _run(step: Step) -> dict:
-    rows = [row for _, row in read_lines(step.output / "metrics.jsonl")]
+def run_of(folder: Path, title: str) -> dict:
+    """What a run folder tells, be it under way; it is of phase 2 where its steps have a margin."""
+    rows = [row for _, row in read_lines(folder / "metrics.jsonl", torn_end=True)]
     taken = [row for row in rows if "loss" in row]
     validated = [row for row in rows if "validation_loss" in row]
+    trained, forward = spent(folder)
+    phase = 2 if "margin" in taken[0] else 1
     run = {
-        "run": str(step.output),
-        "title": step.title,
-        "phase": 1 if step.kind == "instruct" else 2,
+        "run": str(folder),
+        "title": title,
+        "phase": phase,
         "steps": len(taken),
-        "tokens": sum(row["tokens"] for row in taken),
-        "forward_only": 0,
+        "tokens": trained,
+        "forward_only": forward,
         "curves": {"loss": curve(taken, "loss"), "validation loss": curve(validated, "validation_loss")},
     }
-    if step.kind == "instruct":
+    if phase == 1:
         return run
     for name, key in CURVES.items():
         run["curves"][name] = curve(taken, key)
     last, prefix = (validated[-1], "validation_") if validated else (taken[-1], "")
-    run["last"] = {name: last[prefix + name] for name in LAST}
-    return run | {"pairs": pairs(step), "forward_only": forward_only(step, rows, taken)}
-
-
-def forward_only(step: Step, rows: list[dict], taken: list[dict]) -> int:
-    """Tokens of phase 2 that went forward only: every pair once when sampled, and once when the reference scored it."""
-    batch = json.loads((step.output / "config.json").read_text(encoding="utf-8"))["settings"]["batch_size"]
-    made = next(row["pairs"] for row in rows if "pairs" in row)
-    epoch = taken[: -(-made // batch)]  # the steps that saw every pair once, or all where they were fewer
-    return round(2 * made * sum(row["tokens"] for row in epoch) / min(made, batch * len(epoch)))
+    run["last"] = {name: last.get(prefix + name) for name in LAST}
+    return run | {"pairs": pairs(folder)}
 
 
 def curve(rows: list[dict], key: str) -> list[tuple[float, float]]:
@@ -95,10 +97,13 @@ def curve(rows: list[dict], key: str) -> list[tuple[float, float]]:
     return [(group[-1][0], statistics.mean(y for _, y in group)) for group in groups]
 
 
-def pairs(step: Step) -> dict[str, int]:
-    """How many pairs prefer the student's ŷ, how many the teacher's â (Eq. 4), and the questions without a pair."""
-    sources = Counter(row["chosen_from"] for _, row in read_lines(step.output / "preferences.jsonl"))
-    asked = len({tuple(row["key"][:2]) for _, row in read_lines(step.output / "answers.jsonl")})
+def pairs(folder: Path) -> dict[str, int] | None:
+    """How many pairs prefer the student's ŷ, how many the teacher's â (Eq. 4), and the questions without a pair; None
+    where the pairs were given."""
+    if not (folder / "preferences.jsonl").exists():
+        return None
+    sources = Counter(row["chosen_from"] for _, row in read_lines(folder / "preferences.jsonl", torn_end=True))
+    asked = sum(row["key"][2] == "cot" for _, row in read_lines(folder / "answers.jsonl", torn_end=True))
     return {"student": sources["student"], "teacher": sources["teacher"], "none": asked - sources.total()}
 
 
@@ -110,14 +115,13 @@ def answers(step: Step, task: str, prompt: str) -> list[dict]:
     return [row for row in rows if row["task"] == task and row["prompt"] == prompt]
 
 
-def style(cell: Cell) -> dict[str, float] | None:
-    """Of the first seed: words an answer, and the percent of answers without EOS (cut) and not read."""
-    rows = answers(cell.steps[0], cell.task, cell.prompt)
+def style(rows: list[dict]) -> dict[str, float] | None:
+    """Of predictions: words an answer, and the percent of answers without EOS (cut) and not read."""
     if not rows:
         return None
     return {
         "words": statistics.mean(len(row["text"].split()) for row in rows),
-        "cut": percent(not row["ended"] for row in rows),
+        "cut": percent(not row.get("ended", True) for row in rows),
         "unread": percent(row["rule"] == "none" for row in rows),
     }
 
@@ -134,13 +138,16 @@ def side_by_side(rows: list[Row], task: str, count: int) -> list[dict]:
         if cell is None or elsewhere or row.panel != rows[0].panel:
             continue
         for found in answers(cell.steps[0], task, cell.prompt)[:count]:
-            entry = questions.setdefault(
-                found["id"], {name: found[name] for name in ("question", "options", "target")} | {"answers": {}}
-            )
-            entry["answers"][label(row, rows)] = {
-                name: found[name] for name in ("text", "read", "rule", "correct", "ended")
-            }
+            lay(questions, label(row, rows), found)
     return list(questions.values())
+
+
+def lay(questions: dict[str, dict], name: str, found: dict) -> None:
+    """Put a prediction beside what others answered to its question."""
+    asked = {field: found[field] for field in ("question", "options", "target")} | {"answers": {}}
+    answer = {field: found[field] for field in ("text", "read", "rule", "correct")}
+    answer["ended"] = found.get("ended", True)  # as before it was noted
+    questions.setdefault(found["id"], asked)["answers"][name] = answer
 
 
 def label(row: Row, rows: list[Row]) -> str:
@@ -153,14 +160,47 @@ def columns(rows: list[Row]) -> list[str]:
     return list(dict.fromkeys(column for row in rows for column in row.cells))
 
 
-def changed(rows: list[Row], task: str, before: str, after: str) -> dict[str, int] | None:
-    """How many answers of a task became right and how many wrong from one row to the next, of the first seed."""
-    found = {}
-    for row in rows:
-        cell = row.cells.get(task)
-        if cell and row.trained_on in ("", task) and row.panel == rows[0].panel and row.method in (before, after):
-            found[row.method] = {one["id"]: one["correct"] for one in answers(cell.steps[0], task, cell.prompt)}
-    if not all(found.get(method) for method in (before, after)):
+def differences(rows: list[Row]) -> list[dict]:
+    """From row to row on the task trained on: whether the accuracies differ by more than noise, paired by question."""
+    by_method = {(row.panel, row.trained_on, row.method): row for row in rows}
+    found = []
+    for (panel, trained_on, method), row in by_method.items():
+        for before in COMPARED.get(method, ()):
+            first = by_method.get((panel, trained_on, before)) or by_method.get((panel, "", before))
+            for task in row.cells if first else ():
+                if trained_on not in columns(rows) or trained_on == task:
+                    what = {"panel": panel, "trained_on": trained_on, "task": task, "from": before, "to": method}
+                    tested = paired(_correct(first.cells[task]), _correct(row.cells[task]))
+                    found += [what | tested] if tested else []
+    return sorted(found, key=lambda one: (one["panel"], columns(rows).index(one["task"])))
+
+
+def _correct(cell: Cell) -> list[dict[str, bool]]:
+    """Of every seed: the questions, and whether they were answered rightly."""
+    return [{one["id"]: one["correct"] for one in answers(step, cell.task, cell.prompt)} for step in cell.steps]
+
+
+def paired(before: list[dict[str, bool]], after: list[dict[str, bool]]) -> dict | None:
+    """The difference in points with its standard error over questions, and p: how often chance alone makes as much.
+
+    A question's difference is its mean over seeds. If nothing but chance were between the rows, each might as well have
+    the other sign: p is the share of random signs whose sum is as far from 0 as the one found.
+    """
+    changes: dict[str, list[int]] = {}
+    kinds: Counter = Counter()
+    for first, second in zip(before, after, strict=True):
+        for question in first.keys() & second.keys():
+            changes.setdefault(question, []).append(second[question] - first[question])
+            kinds[second[question] - first[question]] += 1
+    if not changes:
         return None
-    kinds = Counter((found[before][one], right) for one, right in found[after].items() if one in found[before])
-    return {"became right": kinds[False, True], "became wrong": kinds[True, False], "questions": kinds.total()}
+    each = np.array([statistics.mean(of) for of in changes.values()])
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (DRAWS, np.count_nonzero(each)))
+    as_far = np.abs(signs @ each[each != 0]) > abs(each.sum()) - 1e-9
+    error = 100 * each.std(ddof=1) / len(each) ** 0.5 if len(each) > 1 else 0.0
+    told = {"became right": kinds[1], "became wrong": kinds[-1], "answers": kinds.total()}
+    return told | {
+        "difference": 100 * float(each.mean()),
+        "stderr": float(error),
+        "p": (1 + int(as_far.sum())) / (1 + DRAWS),
+    }

@@ -72,6 +72,13 @@ def require_success(step: Step, code: int, which: str) -> None:
         )
 
 
+def prepare(environment: dict[str, str]) -> None:
+    """Set a recipe's environment for the commands, where it is not set otherwise."""
+    for name, value in environment.items():
+        if os.environ.setdefault(name, value) == value:
+            print(f"each command runs with {name}={value}")
+
+
 @contextmanager
 def alone(step: Step) -> Iterator[None]:
     """Wait until no other process makes this step's output, and keep others from it.
@@ -128,7 +135,7 @@ class Runner:
         """Run the command; its exit code, as a shell has it."""
         self._starting = True
         # a session of its own: Ctrl-C in a terminal would reach it twice otherwise; the lock of `alone` goes along
-        self._child = subprocess.Popen([sys.executable, *step.words], start_new_session=True, close_fds=False)
+        self._child = subprocess.Popen([sys.executable, *step.words_now], start_new_session=True, close_fds=False)
         self._starting = False
         if self._told is not None:  # it came meanwhile
             self._child.terminate()

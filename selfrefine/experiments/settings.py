@@ -1,16 +1,21 @@
-"""What an experiment is run with: the paper's models and tasks, or the pocket ones, and what the user overrides."""
+"""What an experiment is run with: the paper's models and tasks, and what a recipe and the user put in their place."""
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from selfrefine import paper
+from selfrefine.errors import UserError
+from selfrefine.experiments.recipes import Recipe
 from selfrefine.paper import TEACHERS
-from selfrefine.pocket import settings as pocket
+from selfrefine.tasks import pocket
+from selfrefine.tasks.own import read_questions
+from selfrefine.tasks.questions import Question
 
 OPENAI = "https://api.openai.com/v1"
+SCRIPTED = "pocket"  # the teacher and the judge that need neither weights nor a server
 UNTRAINED = ("pocket-unseen",)  # a test without a train split
-POCKET_TASKS = ("pocket", "pocket-choice", *UNTRAINED)
 FIGURE_5_TASKS = ("math", "mmlu")
 
 
@@ -56,72 +61,94 @@ class Pair:
 
 @dataclass(frozen=True)
 class Settings:
-    """All that a plan is a function of, besides the experiment's name."""
+    """All that a plan is a function of, besides the experiment's name: `experiments`' flags, by their names."""
 
+    recipe: Recipe
     output: Path
-    pocket: bool = False
-    student: str | None = None  # the user's; None: the experiment's own
+    student: str | None = None  # None: the experiment's own
     teacher: str | None = None
-    chosen_tasks: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()  # to evaluate on, not to train on
     seeds: tuple[int, ...] = (0,)  # each a whole run of the method
     limit: int | None = None  # questions of each task, to train on and to test
     data: Path | None = None
+    train: Path | None = None  # own questions, to train on
+    test: Path | None = None  # and to evaluate on
+    demonstrations: Path | None = None  # a folder of teachers' answers, TASK.jsonl, in place of annotation
     server: str | None = None
     judge: str = "gpt-4"  # App. H
     judge_server: str | None = None
     control: bool = False  # the equal-compute row
 
-    def tasks(self, name: str) -> tuple[str, ...]:
-        """The columns of the experiment's tables."""
-        own = FIGURE_5_TASKS if name == "figure5" else paper.TASKS
-        return self.chosen_tasks or (POCKET_TASKS if self.pocket else own)
+    def columns(self, name: str) -> tuple[str, ...]:
+        """The tasks of the experiment's tables."""
+        if self.test:
+            return tuple(dict.fromkeys(question.task for question in own_questions(self.test)))
+        return (self.tasks or (FIGURE_5_TASKS if name == "figure5" else paper.TASKS)) + self.also
 
     def trained(self, name: str) -> tuple[str, ...]:
         """The tasks that students are trained on."""
-        return tuple(task for task in self.tasks(name) if task not in UNTRAINED)
+        return tuple(task for task in self.columns(name) if task not in (*UNTRAINED, *self.also))
 
     def pairs(self, name: str) -> list[Pair]:
         """The experiment's teachers and students, with the user's in their place."""
-        if self.pocket:
-            mine = [Pair(MODELS["pocket"], MODELS["pocket"], "in-family")]
-        else:
-            mine = [pair for pair in PAIRS[name] if self.student in (None, pair.student.key, pair.student.name)]
-        mine = mine or PAIRS[name][:1]
+        mine = [pair for pair in PAIRS[name] if self.student in (None, pair.student.key, pair.student.name)]
         student = self.student and model(self.student)
-        teacher = self.teacher and model(self.teacher)
-        return list(dict.fromkeys(Pair(teacher or pair.teacher, student or pair.student, pair.family) for pair in mine))
+        teacher = self.teacher or (self.demonstrations and self.demonstrations.name)
+        teacher = teacher and model(teacher)
+        pairs = mine or PAIRS[name][:1]
+        return list(dict.fromkeys(Pair(teacher or p.teacher, student or p.student, p.family) for p in pairs))
 
     def teachers(self) -> list[Model]:
         """Those of Tables 5 and 13."""
-        if self.teacher:
-            return [model(self.teacher)]
-        return [MODELS["pocket"]] if self.pocket else [MODELS[key] for key in TEACHERS]
+        return [model(self.teacher)] if self.teacher else [MODELS[key] for key in TEACHERS]
+
+    def given(self, task: str, prompt: str) -> Path | None:
+        """The file of --demonstrations that has answers to a task's training questions; None: a teacher is asked."""
+        if not self.demonstrations:
+            return None
+        found = [self.demonstrations / f"{task}-train-{prompt}.jsonl"]
+        if prompt == "cot":
+            named = sorted(self.demonstrations.glob(f"{task}-*.jsonl")) if task not in pocket.TASKS else []
+            found += [self.demonstrations / f"{task}.jsonl", *named[: len(named) == 1]]
+        found = [file for file in found if file.is_file()]
+        if not found and not self.teacher:
+            raise UserError(
+                f"--demonstrations {self.demonstrations} has no file for {task}, {prompt} prompt (such as "
+                f"{task}{'' if prompt == 'cot' else f'-train-{prompt}'}.jsonl): add it, or a --teacher to ask."
+            )
+        return found[0] if found else None
 
     def server_of(self, teacher: Model) -> str | None:
         """Where a teacher is asked: GPT-3.5 at OpenAI's unless it is the teacher that the user named with --server."""
         if teacher.name.startswith("gpt-") and not (self.server and self.teacher):
             return OPENAI
-        return None if teacher.name == "pocket" else self.server
+        return None if teacher.name == SCRIPTED else self.server
 
-    @property
-    def student_flags(self) -> dict:
-        """How training and evaluation compute; the pocket student's as in the quickstart."""
-        return {flag: pocket.STUDENT[flag] for flag in ("--device", "--dtype")} if self.pocket else {}
 
-    @property
-    def phase_1(self) -> dict:
-        """Phase 1's flags; at the paper's scale the defaults are the paper's."""
-        return pocket.PHASE_1 if self.pocket else {}
+def settings(recipe: Recipe, **given) -> Settings:
+    """A recipe's choices, and in their place what is given; UserError for a flag or a task that is none."""
+    chosen = {flag.removeprefix("--").replace("-", "_"): value for flag, value in recipe.experiments.items()}
+    if strange := sorted(chosen.keys() - Settings.__dataclass_fields__.keys()):
+        raise UserError(f'recipe {recipe.name}: "experiments" has no flag --{strange[0].replace("_", "-")}.')
+    flags = {"output": Path("runs") / recipe.name} | chosen | given
+    for name in ("tasks", "also", "seeds"):
+        flags[name] = tuple(dict.fromkeys(flags.get(name, Settings.__dataclass_fields__[name].default)))
+    known = (*paper.TITLES, *pocket.TASKS)
+    for task in (*flags["tasks"], *flags["also"]):
+        if task not in known:
+            raise UserError(f'--tasks: there is no task "{task}": the tasks are {", ".join(known)}.')
+    if flags.get("demonstrations") and not flags["demonstrations"].is_dir():
+        raise UserError(f"--demonstrations {flags['demonstrations']}: there is no such folder.")
+    if flags["tasks"] and set(flags["tasks"]) <= set(UNTRAINED):
+        raise UserError(f"--tasks {' '.join(flags['tasks'])}: that is a test only, add a task to train on.")
+    return Settings(recipe, **flags)
 
-    @property
-    def phase_2(self) -> dict:
-        """Phase 2's flags."""
-        return pocket.PHASE_2 if self.pocket else {}
 
-    @property
-    def answer(self) -> dict:
-        """How long a student's answers may be."""
-        return pocket.ANSWER if self.pocket else {}
+@lru_cache
+def own_questions(path: Path) -> list[Question]:
+    """The own questions of a file."""
+    return read_questions(path)
 
 
 def model(name: str) -> Model:
@@ -130,8 +157,9 @@ def model(name: str) -> Model:
         if name in (known.key, known.name):
             return known
     base = Path(name).name
-    size = re.search(r"(\d+(?:\.\d+)?)\s*b\b", base, re.IGNORECASE)
-    return Model(base.lower(), base, name, float(size[1]) if size else None)
+    size = re.search(r"(\d+(?:\.\d+)?)\s*([bm])\b", base, re.IGNORECASE)
+    billions = float(size[1]) / (1 if size[2].lower() == "b" else 1000) if size else None
+    return Model(base.lower(), base, name, billions)
 
 
 _LLAMA_7B = Pair(MODELS["llama-2-70b"], MODELS["llama-2-7b"], "in-family")
@@ -149,4 +177,6 @@ PAIRS = {
     "figure5": [*_IN_FAMILY, *_OUT_FAMILY],
     "table14": [*_IN_FAMILY, *_OUT_FAMILY],
     "dpo_answer": [_LLAMA_7B],
+    "quickstart": [_LLAMA_7B],
+    "own": [_LLAMA_7B],
 }

@@ -5,41 +5,61 @@ import os
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
-from selfrefine.experiments import estimate
-from selfrefine.experiments.settings import OPENAI, Model, Pair, Settings
+from selfrefine.experiments import costs
+from selfrefine.experiments.settings import OPENAI, SCRIPTED, Model, Pair, Settings, own_questions
+from selfrefine.files import beside, digest
+from selfrefine.tasks import pocket
 
 ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = {  # each command as one would type it from here
+    "annotate": ("-m", "selfrefine.annotate"),
+    "train_it": (os.path.relpath(ROOT / "train_it.py"), "--resume"),
+    "train_dpo": (os.path.relpath(ROOT / "train_dpo.py"), "--resume"),
+    "evaluate": (os.path.relpath(ROOT / "evaluate.py"),),
+    "judge": ("-m", "selfrefine.judge"),
+}
 
 
 @dataclass(frozen=True)
 class Step:
     """One command: `words` follow the Python interpreter; `inputs` are the steps that must have run before it."""
 
-    kind: str  # annotate, instruct, refine, evaluate or judge
+    kind: str  # of PROGRAMS
     title: str
     words: tuple[str, ...]
     output: Path
     inputs: tuple["Step", ...]
-    hours: float | None  # estimated: GPU hours, at pocket scale hours of two CPU cores
+    hours: float | None  # estimated: GPU hours, or hours of the machine on which a recipe's seconds were measured
     needs: str
+    as_long_as: tuple[Path, Path] | None = None  # of the equal-compute control: the runs of both phases
+
+    @property
+    def words_now(self) -> tuple[str, ...]:
+        """`words`; where both phases have run, the control's epochs are counted from what they cost, not estimated."""
+        if not self.as_long_as or not all((run / "metrics.jsonl").exists() for run in self.as_long_as):
+            return self.words
+        at = self.words.index("--epochs") + 1
+        return (*self.words[:at], str(costs.equal_epochs(*self.as_long_as)), *self.words[at + 1 :])
 
     @property
     def line(self) -> str:
         """As one would type it."""
-        return shlex.join(["python", *self.words])
+        return shlex.join(["python", *self.words_now])
 
     @property
     def recipe(self) -> str:
-        """What the output is a function of: this command and those that made its inputs."""
-        whole = "\n".join([shlex.join(self.words), *(step.recipe for step in self.inputs)])
+        """What the output is a function of: this command, the user's files that it reads, what made its inputs."""
+        read = [digest([Path(word)]) for flag, word in pairwise(self.words) if flag in ("--from", "--questions")]
+        whole = "\n".join([shlex.join(self.words), *read, *(step.recipe for step in self.inputs)])
         return hashlib.sha256(whole.encode()).hexdigest()
 
     @property
     def predictions(self) -> Path:
         """Where the answers lie, question by question: an evaluation's predictions, or the annotation itself."""
-        return self.output.with_suffix(".predictions.jsonl") if self.kind == "evaluate" else self.output
+        return beside(self.output, ".predictions.jsonl") if self.kind == "evaluate" else self.output
 
 
 def in_order(wanted: Iterable[Step]) -> list[Step]:
@@ -59,51 +79,49 @@ def in_order(wanted: Iterable[Step]) -> list[Step]:
 
 def annotate(s: Settings, teacher: Model, task: str, split: str, prompt: str, seed: int) -> Step:
     """A teacher's answers to a task's questions: demonstrations (split train), or its own accuracy (Table 5)."""
+    task = "own" if s.train else task
     output = s.output / "demonstrations" / teacher.key / f"seed-{seed}" / f"{task}-{split}-{prompt}.jsonl"
-    flags: dict = {"--task": task, "--split": split, "--prompt": prompt, "--teacher": teacher.name}
-    asked, server = estimate.questions(task, split, s.limit), s.server_of(teacher)
-    if teacher.name == "pocket":
+    own, given = s.train if split == "train" else s.test, s.given(task, prompt) if split == "train" else None
+    flags: dict = {"--questions": own} if own else {"--task": task, "--split": split}
+    flags |= {"--prompt": prompt, "--teacher": teacher.name}
+    asked, server = _asked(s, task, split), s.server_of(teacher)
+    if given:
+        flags |= {"--from": given}
+        needs, hours = "nothing: the answers are given", 0.0
+    elif teacher.name == SCRIPTED:
         needs, hours = "nothing: the teacher is scripted", 0.0
     elif server:
         flags |= {"--server": server}
-        key = "OPENAI_API_KEY and " if server == OPENAI else ""
-        needs, hours = f"{key}about {asked} requests to {server}", 0.0
+        needs, hours = f"{_key(server)}about {asked} requests to {server}", 0.0
     else:
         # a dense 70B in NF4 fits one 48 GB card; of Mixtral, NF4 loading is refused (its experts are fused)
         weights = "nf4" if (teacher.billions or 0) > 60 else "bfloat16"
         flags |= {"--weights": weights} if weights == "nf4" else {}
-        needs = f"{estimate.memory(teacher.billions, weights)}, or --server"
-        hours = estimate.annotating(teacher.billions, asked, prompt)
-    flags |= _shared(s, task) | {"--seed": seed, "--output": output}
+        needs = f"{costs.memory(teacher.billions, weights)}, or --server"
+        hours = costs.annotating(teacher.billions, asked, prompt)
+    flags |= s.recipe.annotate | _shared(s, task) | {"--seed": seed, "--output": output}
     title = f"{teacher.title} answers {task}, {split} split, {prompt} prompt, seed {seed}"
-    return _step(s, "annotate", title, ["-m", "selfrefine.annotate"], flags, output, (), hours, needs)
+    return _step(s, "annotate", title, flags, (), hours, needs)
 
 
 def instruct(
-    s: Settings, pair: Pair, task: str, seed: int, *, fraction: float | None = None, control: bool = False
+    s: Settings, pair: Pair, task: str, seed: int, *, fraction: float | None = None, both: tuple[Step, ...] = ()
 ) -> Step:
-    """Phase 1 on a task's demonstrations; with `control`, for as long as both phases take."""
+    """Phase 1 on a task's demonstrations; the equal-compute control takes as long as the runs of `both` phases."""
     demonstrations = annotate(s, pair.teacher, task, "train", "cot", seed)
-    name = f"{task}-it" + (f"-{fraction:.0%}".rstrip("%") if fraction else "") + ("-control" if control else "")
+    name = f"{task}-it" + (f"-{fraction:.0%}".rstrip("%") if fraction else "") + ("-control" if both else "")
     output = _runs(s, pair, seed) / name
-    rows = estimate.kept(task, pair.teacher.key, s.limit, fraction)
-    epochs = s.phase_1.get("--epochs", estimate.EPOCHS)
     flags = {"--student": pair.student.name, "--demonstrations": demonstrations.output, "--output": output}
-    flags |= s.student_flags | s.phase_1 | ({"--fraction": fraction} if fraction else {}) | {"--seed": seed}
-    if control:
-        epochs = estimate.control_epochs(rows, s.pocket, epochs)
+    flags |= s.recipe.train_it | ({"--fraction": fraction} if fraction else {}) | {"--seed": seed}
+    rows = costs.kept(_asked(s, task, "train"), task, pair.teacher.key, fraction)
+    epochs = s.recipe.train_it.get("--epochs", costs.EPOCHS)
+    if both:
+        epochs = costs.control_epochs(rows, epochs, s.recipe.train_dpo)
         flags |= {"--epochs": epochs}
-    return _step(
-        s,
-        "instruct",
-        f"phase 1, {pair.title}, {name}, seed {seed}",
-        [_script("train_it.py"), "--resume"],
-        flags,
-        output,
-        (demonstrations,),
-        estimate.instructing(pair.student.billions, rows, epochs),
-        estimate.memory(pair.student.billions, "train"),
-    )
+    title = f"phase 1, {pair.title}, {name}, seed {seed}"
+    hours, needs = costs.instructing(pair.student.billions, rows, epochs), costs.memory(pair.student.billions, "train")
+    as_long_as = tuple(step.output for step in both) or None
+    return _step(s, "train_it", title, flags, (demonstrations, *both), hours, needs, as_long_as)
 
 
 def refine(
@@ -120,82 +138,75 @@ def refine(
     """Phase 2 on a task's demonstrations from the instructed student; None: from the bare one (Figure 4)."""
     prompts = ("cot", "standard") if preferred == "answer" else ("cot",)  # Eq. 5 falls back to a_i, answered at x
     demonstrations = tuple(annotate(s, pair.teacher, task, "train", prompt, seed) for prompt in prompts)
-    output = _runs(s, pair, seed) / name
     flags = {"--student": pair.student.name} | ({"--adapter": instructed.output} if instructed else {})
-    flags |= {"--demonstrations": [step.output for step in demonstrations], "--output": output}
-    flags |= ({"--preferred": preferred} if preferred != "cot" else {}) | s.student_flags | s.phase_2 | s.answer
+    flags |= {"--demonstrations": [step.output for step in demonstrations], "--output": _runs(s, pair, seed) / name}
+    flags |= ({"--preferred": preferred} if preferred != "cot" else {}) | s.recipe.train_dpo
     flags |= ({"--fraction": fraction} if fraction else {}) | {"--seed": seed}
-    return _step(
-        s,
-        "refine",
-        f"phase 2, {pair.title}, {name}, seed {seed}",
-        [_script("train_dpo.py"), "--resume"],
-        flags,
-        output,
-        (*demonstrations, *([instructed] if instructed else [])),
-        estimate.refining(pair.student.billions, estimate.kept(task, pair.teacher.key, s.limit, fraction)),
-        estimate.memory(pair.student.billions, "train"),
-    )
+    title = f"phase 2, {pair.title}, {name}, seed {seed}"
+    inputs = (*demonstrations, instructed) if instructed else demonstrations
+    rows = costs.kept(_asked(s, task, "train"), task, pair.teacher.key, fraction)
+    hours = costs.refining(pair.student.billions, rows)
+    return _step(s, "train_dpo", title, flags, inputs, hours, costs.memory(pair.student.billions, "train"))
 
 
 def evaluate(
     s: Settings, student: Model, adapter: Step | None, tasks: tuple[str, ...], prompts: tuple[str, ...], seed: int
 ) -> Step:
-    """The test questions of tasks, by an adapter or by the bare student."""
+    """The test questions of tasks, by an adapter or by the bare student.
+
+    The seed says which of Figure 5's questions were trained on; the pocket tasks' test is that of seed 0 for every run.
+    """
     folder = adapter.output.parent if adapter else s.output / student.key / f"seed-{seed}"
-    run = adapter.output.name if adapter else "baseline"
-    name = f"{run}-on-{'+'.join(tasks)}-{'+'.join(prompts)}"
-    output = folder / "evaluations" / f"{name}.json"
+    on = "own" if s.test else "+".join(tasks)
+    name = f"{adapter.output.name if adapter else 'baseline'}-on-{on}-{'+'.join(prompts)}"
     flags = {"--student": student.name} | ({"--adapter": adapter.output} if adapter else {})
-    flags |= {"--tasks": list(tasks), "--prompts": list(prompts)} | s.student_flags | s.answer | _shared(s, *tasks)
-    flags |= {"--seed": seed, "--seeds": seed, "--output": output}
-    asked = sum(estimate.questions(task, "test", s.limit) for task in tasks)
-    return _step(
-        s,
-        "evaluate",
-        f"evaluation, {student.title}, {name}, seed {seed}",
-        [_script("evaluate.py")],
-        flags,
-        output,
-        (adapter,) if adapter else (),
-        estimate.evaluating(student.billions, asked, prompts),
-        estimate.memory(student.billions, "sample"),
-    )
+    flags |= {"--questions": s.test} if s.test else {"--tasks": list(tasks)}
+    flags |= {"--prompts": list(prompts)} | s.recipe.evaluate | _shared(s, *tasks)
+    flags |= {"--seed": 0 if set(tasks) & set(pocket.TASKS) else seed, "--seeds": seed}
+    flags |= {"--output": folder / "evaluations" / f"{name}.json"}
+    title = f"evaluation, {student.title}, {name}, seed {seed}"
+    asked = sum(_asked(s, task, "test") for task in tasks)
+    hours, needs = costs.evaluating(student.billions, asked, prompts), costs.memory(student.billions, "sample")
+    return _step(s, "evaluate", title, flags, (adapter,) if adapter else (), hours, needs)
 
 
 def judge(s: Settings, name: str, answers: tuple[Step, ...], seed: int, *, targets: bool = False) -> Step:
-    """The quality of answers (App. H), by the judge at a server, or at pocket scale without one by rule."""
-    output = s.output / "judged" / f"seed-{seed}" / f"{name}.json"
-    flags: dict = {"--predictions": [step.predictions for step in answers]}
-    program = ["-m", "selfrefine.judge"]
-    if s.pocket and not s.judge_server:
-        program, needs = ["-m", "selfrefine.experiments.scripted_judge"], "nothing: the judge is scripted"
+    """The quality of answers (App. H), by the judge at a server; the scripted one rates by rule."""
+    flags: dict = {"--targets": targets, "--predictions": [step.predictions for step in answers]}
+    if s.judge == SCRIPTED and not s.judge_server:
+        flags, needs = flags | {"--judge": SCRIPTED}, "nothing: the judge is scripted"
     else:
         server = s.judge_server or OPENAI
         flags |= {"--server": server, "--judge": s.judge}
-        needs = f"{'OPENAI_API_KEY and ' if server == OPENAI else ''}requests to {s.judge} at {server}, 50 a task"
-    program += ["--targets"] if targets else []
-    flags |= {"--seed": seed, "--output": output}
-    return _step(s, "judge", f"ratings, {name}, seed {seed}", program, flags, output, answers, 0.0, needs)
+        needs = f"{_key(server)}requests to {s.judge} at {server}, 50 a task"
+    flags |= s.recipe.judge | {"--seed": seed, "--output": s.output / "judged" / f"seed-{seed}" / f"{name}.json"}
+    return _step(s, "judge", f"ratings, {name}, seed {seed}", flags, answers, 0.0, needs)
 
 
 def _step(
     s: Settings,
     kind: str,
     title: str,
-    program: list[str],
     flags: dict,
-    output: Path,
     inputs: tuple[Step, ...],
     hours: float | None,
     needs: str,
+    as_long_as: tuple[Path, Path] | None = None,
 ) -> Step:
-    words = list(program)
+    """The step; a recipe's measured seconds are believed rather than the estimate for GPUs."""
+    if s.recipe.seconds:
+        hours, needs = s.recipe.seconds[kind] / 3600, needs if kind in ("annotate", "judge") else "a CPU"
+    words = [*PROGRAMS[kind], *words_of(flags)]
+    return Step(kind, title, tuple(words), flags["--output"], inputs, hours, needs, as_long_as)
+
+
+def words_of(flags: dict) -> list[str]:
+    """Flags as the words of a command line: {"--a": [1, 2], "--b": True, "--c": False} is --a 1 2 --b."""
+    words = []
     for flag, value in flags.items():
-        words += [flag, *map(str, value if isinstance(value, list) else [value])]
-    if s.pocket:
-        hours, needs = estimate.POCKET_SECONDS[kind] / 3600, needs if kind in ("annotate", "judge") else "a CPU"
-    return Step(kind, title, tuple(words), output, inputs, hours, needs)
+        if value is not False:
+            words += [flag, *map(str, value if isinstance(value, list) else [] if value is True else [value])]
+    return words
 
 
 def _runs(s: Settings, pair: Pair, seed: int) -> Path:
@@ -203,12 +214,20 @@ def _runs(s: Settings, pair: Pair, seed: int) -> Path:
     return s.output / pair.student.key / pair.teacher.key / f"seed-{seed}"
 
 
+def _asked(s: Settings, task: str, split: str) -> int:
+    """How many questions of a task there are; of own ones, all that are asked at once."""
+    own = s.train if split == "train" else s.test
+    if own:
+        size = sum(task in ("own", question.task) for question in own_questions(own))
+        return min(size, s.limit or size)
+    return costs.questions(task, split, s.limit)
+
+
 def _shared(s: Settings, *tasks: str) -> dict:
     """Where questions come from and how many."""
-    flags = {"--data": s.data} if s.data and not all(task.startswith("pocket") for task in tasks) else {}
+    flags = {"--data": s.data} if s.data and not (s.test or set(tasks) <= set(pocket.TASKS)) else {}
     return flags | ({"--limit": s.limit} if s.limit else {})
 
 
-def _script(name: str) -> str:
-    """A script of the repository's root, as one would type it from here."""
-    return os.path.relpath(ROOT / name)
+def _key(server: str) -> str:
+    return "OPENAI_API_KEY and " if server == OPENAI else ""

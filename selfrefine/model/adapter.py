@@ -1,7 +1,8 @@
 """Adapter folders in PEFT's format: `adapter_config.json` + `adapter_model.safetensors`, float32.
 
-PEFT, vLLM and others load such a folder as it is. `selfrefine.json` beside them notes what training knew and PEFT's
-format has no place for: the student's fingerprint and whether its chat template was used.
+PEFT, vLLM (its `--max-lora-rank`, 16 where it is not given, must be r at least) and others load such a folder as it is.
+`selfrefine.json` beside them notes what training knew and PEFT's format has no place for: the student's fingerprint and
+whether its chat template was used, and how.
 """
 
 import json
@@ -10,27 +11,34 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 
 from selfrefine.errors import UserError
 from selfrefine.files import write_json, write_whole
+from selfrefine.model import LINEARS
 from selfrefine.model.lora import add_lora, lora_layers, lora_parameters
+from selfrefine.model.template import ChatTemplate
 
 _PREFIX = "base_model.model."  # PEFT's own, before the bare model's path
+# what PEFT's LoRA can have besides A and B with one r and α, or in part of the layers alone
+_BESIDES = "use_rslora use_dora use_qalora alpha_pattern rank_pattern bias lora_bias modules_to_save layer_replication "
+_BESIDES += "layers_to_transform exclude_modules trainable_token_indices target_parameters alora_invocation_tokens"
+_BASE_CHANGED = ("pissa", "olora", "corda", "loftq")  # inits that need another base than the student's weights
 
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """What is needed to use an adapter: its shape (LoRA's r, α, dropout) and how its student was prompted."""
+    """What is needed to use an adapter: its shape (LoRA's r, α, dropout, layers) and how its student was prompted."""
 
     rank: int
     alpha: float
     dropout: float
     student: str
     fingerprint: str
-    chat_template: bool
+    chat_template: ChatTemplate | None  # None: not noted
+    targets: tuple[str, ...] = LINEARS
 
 
 def save_adapter(student: nn.Module, folder: Path, settings: AdapterSettings) -> None:
@@ -57,34 +65,56 @@ def save_adapter(student: nn.Module, folder: Path, settings: AdapterSettings) ->
 def read_settings(folder: Path) -> AdapterSettings:
     """The settings of an adapter folder, without its tensors.
 
-    An adapter made by PEFT has no `selfrefine.json`: then the fingerprint is empty and no chat template is assumed.
-    UserError where the configuration is missing, broken, or of a LoRA that scales otherwise (rsLoRA, DoRA, patterns).
+    An adapter made by PEFT has no `selfrefine.json`: then the fingerprint is empty, and how it was prompted unknown.
+    UserError where the configuration is missing, broken, or of more than a plain LoRA (rsLoRA, DoRA, patterns, biases).
     """
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         noted = folder / "selfrefine.json"
         known = json.loads(noted.read_text(encoding="utf-8")) if noted.exists() else {}
+        extras = {name: config[name] for name in _BESIDES.split() if config.get(name) not in (None, "none", [], {})}
+        unknown = [name for name, value in extras.items() if value is not False]
+        unknown += [init] if (init := str(config.get("init_lora_weights"))).startswith(_BASE_CHANGED) else []
+        unknown += [kind] if (kind := config.get("peft_type", "LORA")) != "LORA" else []
+        if unknown:
+            raise UserError(
+                f"{folder}: an adapter with {', '.join(unknown)}: only plain LoRA, one r and α, is read here."
+            )
         settings = AdapterSettings(
             rank=config["r"],
             alpha=config["lora_alpha"],
             dropout=config.get("lora_dropout", 0.0),
             student=config.get("base_model_name_or_path") or "",
             fingerprint=known.get("fingerprint", ""),
-            chat_template=known.get("chat_template", False),
+            chat_template=known.get("chat_template"),
+            targets=_targets(config["target_modules"], folder),
         )
-        unknown = [name for name in ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern") if config.get(name)]
         wrong = _wrong(settings)
     except FileNotFoundError:
         raise UserError(
             f"{folder}: no adapter_config.json there; give a folder that train_it.py or train_dpo.py wrote."
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, SafetensorError) as error:
         wrong = f"{type(error).__name__} {error}"
     if wrong:
         raise UserError(f"{folder}: its adapter configuration is broken ({wrong}); train or copy it again.")
-    if unknown:
-        raise UserError(f"{folder}: an adapter with {', '.join(unknown)}: only plain LoRA, one r and α, is read here.")
     return settings
+
+
+def _targets(modules: list[str] | str, folder: Path) -> tuple[str, ...]:
+    """PEFT's target_modules, names or ends of paths, in the order of a block; UserError where they are none of its
+    linear layers. A pattern's ("all-linear") are those that the file has."""
+    if isinstance(modules, str):
+        with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+            found = {key.rsplit(".", 3)[-3] for key in file.keys() if ".lora_" in key}  # noqa: SIM118
+        modules = sorted(found) or modules
+    if isinstance(modules, list):
+        modules = [str(name).rpartition(".")[2] for name in modules]
+    if not isinstance(modules, list) or not modules or not set(modules) <= set(LINEARS):
+        raise UserError(
+            f"{folder}: an adapter over target_modules {modules!r}: only lists of {', '.join(LINEARS)} are read here."
+        )
+    return tuple(name for name in LINEARS if name in modules)
 
 
 def _wrong(settings: AdapterSettings) -> str | None:
@@ -95,7 +125,7 @@ def _wrong(settings: AdapterSettings) -> str | None:
         return f"lora_alpha is {settings.alpha!r}"
     if type(settings.dropout) not in (int, float) or not 0 <= settings.dropout < 1:
         return f"lora_dropout is {settings.dropout!r}"
-    if not isinstance(settings.fingerprint, str) or not isinstance(settings.chat_template, bool):
+    if not isinstance(settings.fingerprint, str) or not isinstance(settings.chat_template, bool | dict | None):
         return "the fingerprint or chat_template of selfrefine.json"
     return None
 
@@ -114,12 +144,18 @@ def load_adapter(student: nn.Module, folder: Path, fingerprint: str, *, dropout:
     """
     settings = read_settings(folder)
     require_student(folder, settings, fingerprint)
+    if settings.chat_template is None:
+        print(
+            f"{folder} does not note how its student was prompted: --chat-template auto takes the tokenizer's chat "
+            "template where there is one, always and none choose"
+        )
     add_lora(
         student,
         rank=settings.rank,
         alpha=settings.alpha,
         dropout=settings.dropout if dropout is None else dropout,
         seed=0,
+        targets=settings.targets,
     )
     path = folder / "adapter_model.safetensors"
     try:
@@ -130,7 +166,9 @@ def load_adapter(student: nn.Module, folder: Path, fingerprint: str, *, dropout:
     for name in [*wanted, *stored]:
         if name not in stored or name not in wanted:
             what = "is missing" if name in wanted else "has no place in this student"
-            raise UserError(f"{path}: tensor {name} {what}: it is an adapter for another model.")
+            raise UserError(
+                f"{path}: tensor {name} {what}: it is an adapter for another model, or for some layers alone."
+            )
     for name, parameter in wanted.items():
         if stored[name].shape != parameter.shape:
             raise UserError(

@@ -1,4 +1,5 @@
-"""Hand-written LoRA (Hu et al., 2021) over the frozen 4-bit layers (QLoRA, §3.2.1).
+"""QLoRA (§3.2.1): a hand-written LoRA adapter (Hu et al., 2021) over a frozen 4-bit layer (NF4, double quantisation;
+Dettmers et al., 2023).
 
         x (..., in), compute dtype
         │
@@ -7,61 +8,57 @@
         └── dropout ── A (r, in) ── B (out, r) ── · α/r ────────┘
 
 A and B, their gradients and Adam's moments are float32: in bfloat16 a step of 1e-6 rounds to nothing. They are cast to
-the compute dtype where they are used. B = 0 at the start, so the student starts as its own base, bit for bit.
-
-The gradients are written out: autograd would keep the dequantised W until the backward, and sum the two paths' outputs
-and input gradients in passes of their own.
+the compute dtype where they are used. A fresh adapter has B = 0, so that phase 1 starts from the bare student, bit for
+bit; phase 2 goes on with phase 1's A and B (`model/adapter.py`).
 """
 
+import logging
 import math
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from selfrefine.model.nf4 import NF4Linear
+from selfrefine.model import LINEARS
+
+# bitsandbytes warns at import that an optional inference kernel is absent: the kernel that is not used here
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+import bitsandbytes as bnb  # noqa: E402
 
 
-class _QLoRA(torch.autograd.Function):
-    """y = x Wᵀ + scaling · z Aᵀ Bᵀ for a frozen 4-bit W, where z is x with what is not `kept` set to 0.
+class NF4Linear(bnb.nn.Linear4bit):
+    """A linear layer whose weight is stored in 4 bits: codes of 64-element blocks, their scales in 8 bits.
 
-    x (M, in), A (r, in) and B (out, r) in the compute dtype, kept (M, in) bool or None -> (M, out). For the backward,
-    W stays in its 4 bits and z in one byte an element.
+    `weight` is (out, in) in any float dtype and device; it is quantised on `device` from its own values, so the
+    4-bit base is the same whatever the compute `dtype`. 0.52 bytes a parameter.
     """
 
-    @staticmethod
-    def forward(ctx, x: Tensor, kept: Tensor | None, A: Tensor, B: Tensor, base: NF4Linear, scaling: float) -> Tensor:
-        z = x if kept is None else x * kept
-        down = z @ A.T  # (M, r)
-        ctx.save_for_backward(x, kept, A, B, down)
-        ctx.base, ctx.scaling = base, scaling
-        return base(x).addmm_(down, B.T, alpha=scaling)
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, device: torch.device):
+        outputs, inputs = weight.shape
+        super().__init__(
+            inputs, outputs, bias=False, compute_dtype=dtype, quant_type="nf4", device=torch.device("meta")
+        )
+        values = weight.to(device).contiguous()
+        self.weight = bnb.nn.Params4bit(values, requires_grad=False, quant_type="nf4", module=self).to(device)
+        self.weight.quant_state.dtype = dtype  # what dequantising gives
+        self.bias = None if bias is None else nn.Parameter(bias.to(device, dtype), requires_grad=False)
+        self.dense: Tensor | None = None  # the weight in the compute dtype, (out, in), while `fast/dense.py` holds it
 
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, kept, A, B, down = ctx.saved_tensors
-        d_down = ctx.scaling * (gradient @ B)  # (M, r)
-        dB = gradient.T @ (ctx.scaling * down)  # (out, r)
-        dA = d_down.T @ (x if kept is None else x * kept)  # (r, in)
-        if not ctx.needs_input_grad[0]:  # the first block's: the embeddings are frozen
-            return None, None, dA, dB, None, None
-        dx = gradient @ ctx.base.dequantize()  # (M, in)
-        dx = dx.addmm_(d_down, A) if kept is None else dx.add_((d_down @ A).mul_(kept))
-        return dx, None, dA, dB, None, None
+    def dequantize(self) -> Tensor:
+        """The weight in the compute dtype, (out, in)."""
+        if self.dense is not None:
+            return self.dense
+        return bnb.functional.dequantize_4bit(self.weight.data, self.weight.quant_state)
 
-
-def dropout_mask(shape: torch.Size, dropout: float, device: torch.device) -> tuple[Tensor, float]:
-    """What dropout keeps, bool of `shape`, each element by itself; and the share kept, 1 − dropout to 16 bits.
-
-    Each random 64-bit word serves four elements: three times as fast as `bernoulli_` on an AMD CPU.
-    """
-    levels = math.ceil((1 - dropout) * 2**16)  # of the 2¹⁶ values of an element's bits, those that keep it
-    words = torch.empty(math.ceil(shape.numel() / 4), dtype=torch.int64, device=device).random_(-(2**63), None)
-    bits = words.view(torch.int16)[: shape.numel()].view(shape)  # −2¹⁵ to 2¹⁵ − 1
-    return bits <= levels - 2**15 - 1, levels / 2**16
+    def forward(self, x: Tensor) -> Tensor:
+        """x Wᵀ, by "dequantise, multiply". The library's own forward repacks the weight in place on a CPU in eval mode,
+        after which training silently loses the input's gradient."""
+        return F.linear(x, self.dequantize(), self.bias)  # (..., in) -> (..., out)
 
 
 class LoRALinear(nn.Module):
-    """y = base(x) + (α/r) · dropout(x) Aᵀ Bᵀ, of which only A (r, in) and B (out, r) are trained."""
+    """y = x Wᵀ + (α/r) · dropout(x) Aᵀ Bᵀ, of which only A (r, in) and B (out, r) are trained."""
 
     def __init__(self, base: NF4Linear, rank: int, alpha: float, dropout: float):
         super().__init__()
@@ -73,26 +70,25 @@ class LoRALinear(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])  # (..., in) -> (M, in)
-        share, kept = 1.0, None
-        if self.training and self.dropout:
-            kept, share = dropout_mask(rows.shape, self.dropout, x.device)  # what is kept counts 1 / share
         A, B = self.A.to(x.dtype), self.B.to(x.dtype)
-        y = _QLoRA.apply(rows, kept, A, B, self.base, self.scaling / share)
-        return y.view(*x.shape[:-1], -1)  # (M, out) -> (..., out)
+        z = F.dropout(x, self.dropout, self.training)
+        return self.base(x) + self.scaling * (z @ A.T @ B.T)  # (..., in) -> (..., out), compute dtype
 
 
-def add_lora(student: nn.Module, *, rank: int, alpha: float, dropout: float, seed: int) -> None:
-    """Put an adapter over every 4-bit layer of `student`, in place; A is drawn from `seed`, alike on any device."""
+def add_lora(
+    student: nn.Module, *, rank: int, alpha: float, dropout: float, seed: int, targets: Collection[str] = LINEARS
+) -> None:
+    """Put an adapter over the 4-bit layers of `student` that `targets` names, in place; A is drawn from `seed`, alike
+    on any device."""
     generator = torch.Generator().manual_seed(seed)
     for path, layer in list(student.named_modules()):
-        if isinstance(layer, NF4Linear):
+        parent, _, name = path.rpartition(".")
+        if isinstance(layer, NF4Linear) and name in targets:
             wrapped = LoRALinear(layer, rank, alpha, dropout)
             drawn = torch.empty(wrapped.A.shape)
             nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
             with torch.no_grad():
                 wrapped.A.copy_(drawn)
-            parent, _, name = path.rpartition(".")
             setattr(student.get_submodule(parent), name, wrapped.train(layer.training))  # no dropout in eval mode
 
 

@@ -19,23 +19,18 @@ from transformers import PreTrainedModel as Student
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from selfrefine.errors import UserError
-from selfrefine.model.attention import additive, implementation
-from selfrefine.model.lean import slim
-from selfrefine.model.nf4 import NF4Linear
-from selfrefine.pocket import STUDENT as POCKET
+from selfrefine.model.lora import NF4Linear
 
 # dense models whose checkpoint keys are their parameter names and whose logits are the plain head's
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 def find(name: str) -> Path:
-    """The local folder of a model: `pocket`, a folder, or a Hub id (its files are downloaded)."""
-    if name == "pocket":
-        return POCKET
+    """The local folder of a model: a folder, or a Hub id (its files are downloaded)."""
     if Path(name).is_dir():
         return Path(name)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UserError(f"{name}: there is no such folder; give a model's folder, a Hub id or `pocket`.")
+        raise UserError(f"{name}: there is no such folder; give a model's folder or a Hub id.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
@@ -105,7 +100,7 @@ def build(
     """A frozen model filled tensor by tensor, each block linear quantised as it arrives; `name` is for complaints."""
     config.attention_dropout = 0.0  # the adapters' own dropout is the only one
     with torch.device("meta"):
-        student = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=implementation(device))
+        student = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
     head = student.get_output_embeddings()
     blocks = {path for path, module in student.named_modules() if isinstance(module, nn.Linear) and module is not head}
     wanted = {path: parameter.shape for path, parameter in student.named_parameters(remove_duplicate=False)}
@@ -140,8 +135,13 @@ def build(
     student.model.rotary_emb = type(student.model.rotary_emb)(config).to(device)  # its buffers are in no file
     student.tie_weights()
     student.requires_grad_(False)
-    slim(student)
     return student.eval()
+
+
+def additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to attention's scores, of the shape of `visible` (bool): 0 where a token is seen, else the least
+    number, which is as good as −∞ and makes no NaN of a padding row that sees nothing."""
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, torch.finfo(dtype).min)
 
 
 def load_unquantised(folder: Path, device: torch.device, dtype: torch.dtype) -> Student:
@@ -173,13 +173,6 @@ def load_unquantised(folder: Path, device: torch.device, dtype: torch.dtype) -> 
             "teacher with --server."
         )
     return model
-
-
-def end_ids(student: Student, tokenizer: Tokenizer) -> list[int]:
-    """Every token id that ends an answer, the tokenizer's own end first."""
-    configured = student.generation_config.eos_token_id
-    configured = configured if isinstance(configured, list) else [configured]
-    return list(dict.fromkeys([tokenizer.eos_token_id, *(i for i in configured if i is not None)]))
 
 
 def fingerprint(folder: Path) -> str:

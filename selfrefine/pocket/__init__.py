@@ -1,9 +1,5 @@
-"""The embedded default: word problems made by rule, a scripted teacher, a shipped student."""
+"""The embedded default: a scripted teacher and a shipped student for the pocket tasks (`tasks/pocket.py`)."""
 
 from pathlib import Path
 
-from selfrefine.pocket.questions import TASKS
-
 STUDENT = Path(__file__).with_name("student")
-
-__all__ = ["STUDENT", "TASKS"]

@@ -13,10 +13,10 @@ import re
 import zlib
 from dataclasses import replace
 
-from selfrefine.pocket.questions import CLOSE, Problem, problem, solve_step
 from selfrefine.pocket.teacher import comparison, rationale
-from selfrefine.pocket.templates import COMPARED, PROTAGONISTS, SEEN
+from selfrefine.tasks.pocket import CLOSE, Problem, problem, solve_step
 from selfrefine.tasks.prompts import prompt
+from selfrefine.tasks.stories import COMPARED, PROTAGONISTS, SEEN
 
 # kind of document: its share
 SHARES = {"facts": 0.13, "compared": 0.03, "worked": 0.46, "direct": 0.13, "asked": 0.25}

@@ -6,7 +6,7 @@ wrong answer has a slip in one step of its calculation and carries it to the end
 
 import random
 
-from selfrefine.pocket.questions import Step, conclusion, problem_of, solve_step
+from selfrefine.tasks.pocket import Step, conclusion, problem_of, solve_step
 from selfrefine.tasks.questions import Question
 
 ERROR_RATE = 0.15

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfrefine.tasks import numbers, places
+from selfrefine.tasks import text as free_text
 from selfrefine.tasks.latex import Latex
 from selfrefine.tasks.letters import Letters
 
@@ -16,7 +17,7 @@ from selfrefine.tasks.letters import Letters
 class Grade:
     """One graded answer.
 
-    `read`: the final answer (a letter, a number in canonical form, normalised LaTeX), None where none is given;
+    `read`: the final answer (a letter, a number in canonical form, normalised text or LaTeX), None where none is given;
     `rule`: the rule that found it, or "none"; `correct`: `read` says the same as the target;
     `contains`: the paper's literal rule, the target's string (for options: its letter) occurs in the text.
     """
@@ -30,11 +31,14 @@ class Grade:
 def grade(text: str, target: str, options: Sequence[str] = (), task: str = "", ended: bool = True) -> Grade:
     """Reads the final answer of `text` and compares it with `target`, which is a letter where there are options.
 
-    Without options, a target that is a number is compared as one, unless the task is MATH; any other as LaTeX.
-    A text that was cut off (`ended` is False) has an answer only where it states or concludes one.
+    Without options, a number or words are compared as such, unless the task is MATH; any other target as LaTeX.
+    A text that was cut off at the token limit (`ended` is False) has an answer only where it states or concludes one.
     """
     a_number = task != "math" and numbers.value(target) is not None
     reader = Letters(options) if options else numbers.Numbers() if a_number else Latex()
+    if not options and not a_number and task != "math" and free_text.is_text(target):
+        read, rule = free_text.read(places.own_part(text), target)
+        return Grade(read, rule, read == free_text.normalise(target), contains=target in text)
     read, rule = places.find(text, reader, ended)
     correct = read is not None and reader.same(read, target)
     return Grade(read, rule, correct, contains=bool(target) and target in text)

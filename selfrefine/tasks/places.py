@@ -56,7 +56,7 @@ _AFTERWORD = re.compile(r"\s*(?:\(?Note\b|Please note|I hope|Hope this|Let me kn
 _REFUSED = re.compile(r"(?i)\banswer is(?: not|n't)\b(?!.*\bbut\b)")
 # where a model stops answering and goes on to invent the next exercise, or its end-of-turn marks
 _NEXT = re.compile(r"""(?x)\n\s*(?:\*\*|\#+\s*)?(?:Question|Q|Instruction|Human|User|Problem)\s*:
-    | \n\s*(?:Choose\ the\ answer\ to\ the\ question\ only\ from|Answer\ the\ following\ mathematical\ question)
+    | \n\s*(?:Choose\ the\ answer\ to\ the\ question\ only\ from|Answer\ the\ following\ (?:mathematical\ )?question)
     | </?s> | <EOS | <\|[\w\ ]+\|> | <end_of_turn> | \[/?INST\]""")
 # "Great, let's solve this!", after which the question itself is repeated
 _RESTATES = re.compile(r"""(?isx)\s*(?:sure|great|ok(?:ay)?|of\ course|certainly|let|here|hello|topic|context
@@ -64,7 +64,10 @@ _RESTATES = re.compile(r"""(?isx)\s*(?:sure|great|ok(?:ay)?|of\ course|certainly
 
 
 def own_part(text: str) -> str:
-    """The answer itself: after a reasoning block, up to the next question that the model goes on to invent."""
+    """The answer itself: after a reasoning block, up to the next question that the model goes on to invent; nothing
+    where the reasoning never ended."""
+    if "<think>" in text.rpartition("</think>")[2]:
+        return ""
     text = re.sub(r"\s{9,}", lambda gap: "\n\n" if "\n" in gap[0] else " ", text.rsplit("</think>", 1)[-1])
     ends = (text[: match.start()] for match in _NEXT.finditer(text))
     return next((own for own in ends if re.search(r"\w", own) and not _RESTATES.fullmatch(own)), text)

@@ -3,6 +3,7 @@
 import re
 
 from selfrefine.tasks.questions import LETTERS, Question
+from selfrefine.tasks.text import is_text
 
 TRIGGER = "Let's think step by step"
 # Table 6 prints "step-by-step" and a curly apostrophe: own demonstrations may carry either form
@@ -10,10 +11,13 @@ _TRAILING_TRIGGER = re.compile(r"\s*Let['’]s think step[ -]by[ -]step\.?\s*$",
 
 
 def instruction(question: Question) -> str:
-    """The first line of the prompt (Table 2), naming the letters of this question's own options."""
+    """The first line of the prompt (Table 2), naming the letters of this question's own options; the paper has none for
+    an own question whose answer is words."""
     if question.options:
         letters = ", ".join(LETTERS[: len(question.options)])
         return f"Choose the answer to the question only from options {letters}."
+    if question.task != "math" and is_text(question.target):
+        return "Answer the following question."
     return "Answer the following mathematical question with numerical solution."
 
 
@@ -39,8 +43,8 @@ def cot_form(text: str) -> str:
 
 
 def join(instruction: str, task_input: str) -> str:
-    """The whole prompt: instruction, newline, input."""
-    return f"{instruction}\n{task_input}"
+    """The whole prompt: instruction, newline, input; the input alone where there is no instruction."""
+    return f"{instruction}\n{task_input}" if instruction else task_input
 
 
 def prompt(question: Question, *, cot: bool) -> str:

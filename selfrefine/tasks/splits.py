@@ -1,12 +1,14 @@
 """Which questions train and which are evaluated (§3.1, Table 8, App. C.1, Figure 5)."""
 
+import hashlib
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from selfrefine.errors import UserError
+from selfrefine.tasks import pocket
 from selfrefine.tasks.benchmarks import SOURCES, load
 from selfrefine.tasks.questions import Question
 
@@ -30,7 +32,16 @@ class Row(Protocol):
     def id(self) -> str: ...
 
 
+class Prompted(Protocol):
+    """What a demonstration and a pair have in common: the text x that was asked."""
+
+    @property
+    def asked(self) -> str: ...
+
+
 R = TypeVar("R", bound=Row)
+P = TypeVar("P", bound=Prompted)
+HOLD_OUT = "by the prompt's text, no longer by id"  # noted in a run's settings: one that began otherwise is refused
 
 
 def questions(task: str, split: str, seed: int, data: Path | None = None) -> list[Question]:
@@ -41,14 +52,10 @@ def questions(task: str, split: str, seed: int, data: Path | None = None) -> lis
     """
     if split not in ("train", "test"):
         raise UserError(f'--split: there is no split "{split}": train and test are.')
-    if task.startswith("pocket"):
-        from selfrefine.pocket.questions import generate
-
-        return generate(split, seed, POCKET[split], task)
+    if task in pocket.TASKS:
+        return pocket.generate(split, seed, POCKET[split], task)
     if task not in SOURCES:
-        raise UserError(
-            f'unknown task "{task}": the tasks are {", ".join(SOURCES)}, pocket, pocket-unseen, pocket-choice.'
-        )
+        raise UserError(f'unknown task "{task}": the tasks are {", ".join((*SOURCES, *pocket.TASKS))}.')
     if task in QUARTERED:
         return _quarter(load(task, "test", data), split, seed)
     if split == "test":
@@ -68,7 +75,11 @@ def _shuffled(rows: Sequence[R], seed: int) -> list[R]:
 def _quarter(rows: list[Question], split: str, seed: int) -> list[Question]:
     """A quarter of the rows by seed, or the three other quarters, each in the rows' order."""
     chosen = {row.id for row in _shuffled(rows, seed)[: len(rows) // 4]}
-    return [row for row in rows if (row.id in chosen) == (split == "train")]
+    quarter, others = ([row for row in rows if (row.id in chosen) == inside] for inside in (True, False))
+    if split == "train":
+        return quarter
+    _tell_seen(others, quarter)
+    return others
 
 
 def _balanced(rows: list[Question], per_class: int, seed: int) -> list[Question]:
@@ -85,11 +96,20 @@ def _balanced(rows: list[Question], per_class: int, seed: int) -> list[Question]
 
 def _test(task: str, data: Path | None) -> list[Question]:
     rows = load(task, TEST_SPLIT.get(task, "test"), data)
-    if task == "multiarith":  # Table 8 counts all 180, so they stay
-        trained = {row.question for row in load(task, "train", data)}
-        seen = sum(row.question in trained for row in rows)
-        print(f"multiarith test: {seen} of {len(rows)} questions are also in train", file=sys.stderr)
+    try:
+        _tell_seen(rows, load(task, "train", data))
+    except UserError:  # a folder of tests alone: then it is not known
+        print(f"{task} test: train cannot be read, so it is not known whether questions are in both", file=sys.stderr)
     return rows
+
+
+def _tell_seen(test: list[Question], train: list[Question]) -> None:
+    """Says on stderr how many test questions also train, options in any order; Table 8 counts them, so they stay."""
+    trained = {(row.question, frozenset(row.options)) for row in train}
+    seen = sum((row.question, frozenset(row.options)) in trained for row in test)
+    if seen:
+        order = ", their options in this or another order" if test[0].options else ""
+        print(f"{test[0].task} test: {seen} of {len(test)} questions are also in train{order}", file=sys.stderr)
 
 
 def _in_order(rows: Sequence[R]) -> list[R]:
@@ -105,17 +125,21 @@ def fraction_of(rows: Sequence[R], fraction: float, seed: int) -> list[R]:
     return base[: max(round(fraction * len(base)), 1)]
 
 
-def hold_out(rows: Sequence[R], fraction: float, seed: int) -> tuple[list[R], list[R]]:
-    """Rows to train on and to validate on, in their order: by question, so that no question is on both sides.
+def hold_out(
+    rows: Sequence[P], fraction: float, seed: int, among: Iterable[Prompted] | None = None
+) -> tuple[list[P], list[P]]:
+    """Rows to train on and to validate on, in their order; all rows of a prompt, without the trigger, on one side.
 
-    A fraction above 0 holds out one question at least, but never the last one.
+    The share is of the prompts of `among` (default: the rows themselves), by a hash of each one's text and the seed:
+    both phases hold out the same questions, and a row more or less changes the side of no more than one other.
+    A fraction above 0 holds out one prompt at least, but never the last one.
     """
     if not 0 <= fraction < 1:
         raise UserError(f"--validation-fraction must be at least 0 and below 1, not {fraction}.")
-    asked = list(dict.fromkeys((row.task, row.id) for row in _in_order(rows)))
-    count = min(max(round(fraction * len(asked)), 1 if fraction else 0), max(len(asked) - 1, 0))
-    held = set(_shuffled(asked, seed)[:count])
-    return (
-        [row for row in rows if (row.task, row.id) not in held],
-        [row for row in rows if (row.task, row.id) in held],
-    )
+    asked = sorted({row.asked for row in (rows if among is None else among)}, key=lambda text: _hash(seed, text))
+    held = set(asked[: min(max(round(fraction * len(asked)), 1 if fraction else 0), max(len(asked) - 1, 0))])
+    return [row for row in rows if row.asked not in held], [row for row in rows if row.asked in held]
+
+
+def _hash(seed: int, text: str) -> bytes:
+    return hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "surrogatepass")).digest()

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from selfrefine.command import Parser, positive, rate
+from selfrefine.command import Parser, fields, positive, rate
 from selfrefine.errors import UserError
 from selfrefine.teachers import Key
 
@@ -16,7 +16,11 @@ _TOKENS_PER_TURN = 10  # what a chat template adds
 def add_server_flags(parser: Parser) -> None:
     """--server and how to talk to it, --dry-run and the prices that it multiplies."""
     group = parser.add_argument_group("server (OpenAI-compatible; the key comes from OPENAI_API_KEY only)")
-    group.add_argument("--server", metavar="URL", help="e.g. https://api.openai.com/v1 or http://localhost:8000/v1")
+    group.add_argument(
+        "--server",
+        metavar="URL",
+        help="the vendor's base URL, e.g. https://api.openai.com/v1 or http://localhost:8000/v1",
+    )
     group.add_argument("--concurrency", type=positive, default=16, metavar="N", help="requests in flight")
     group.add_argument("--timeout", type=rate, default=600, metavar="SECONDS", help="for one request")
     group.add_argument(
@@ -25,6 +29,12 @@ def add_server_flags(parser: Parser) -> None:
         default=600,
         metavar="SECONDS",
         help="how long to go on asking a server that fails or does not answer",
+    )
+    group.add_argument(
+        "--extra-body",
+        type=_fields,
+        metavar="JSON",
+        help='more fields of each request, e.g. \'{"reasoning_effort": "low"}\'; null leaves a field out',
     )
     plan = parser.add_argument_group("plan")
     plan.add_argument("--dry-run", action="store_true", help="print the requests and tokens to come, ask nothing")
@@ -42,12 +52,14 @@ def server_settings(args: argparse.Namespace) -> dict:
     if not usable:
         raise UserError(f"--server {args.server}: give an address such as http://localhost:8000/v1.")
     if address.username or address.password or address.query:
-        raise UserError("--server: give the address alone; a key is read from OPENAI_API_KEY.")
+        azure = " (Azure's is https://NAME.openai.azure.com/openai/v1)" if "api-version" in address.query else ""
+        raise UserError(f"--server: give the base URL alone{azure}; a key is read from OPENAI_API_KEY.")
     return {
         "url": args.server,
         "concurrency": args.concurrency,
         "timeout": args.timeout,
         "patience": args.patience,
+        "extra_body": args.extra_body,
     }
 
 
@@ -64,3 +76,11 @@ def print_plan(prompts: Mapping[Key, str], args: argparse.Namespace) -> None:
     if args.price_in is not None or args.price_out is not None:
         spent_in, spent_out = tokens_in * (args.price_in or 0) / 1e6, tokens_out * (args.price_out or 0) / 1e6
         print(f"cost           about {spent_in:.2f} for the prompts, at most {spent_out:.2f} for the answers")
+
+
+def _fields(text: str) -> dict:
+    """argparse type: a JSON object of fields, none of them this command's own."""
+    own = fields(text).keys() & {"model", "messages", "stream", "n"}
+    if own:
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(own))} cannot be given: leave it out")
+    return fields(text)

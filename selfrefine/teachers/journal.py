@@ -11,46 +11,54 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
 
 from selfrefine.errors import RunError, UserError
-from selfrefine.files import TORN, lock, read_lines
+from selfrefine.files import TORN, lock, read_lines, write_whole
 from selfrefine.teachers import Answer, Key, Refusal
 
 _SYNC_SECONDS = 1.0
 
 
 @contextmanager
-def appending(path: Path) -> Iterator[Callable[[dict], None]]:
-    """Lock `path` for one writer, mend its end, and give the function that appends an object as a line.
+def appending(
+    path: Path, read: Callable[[], dict[Key, dict]]
+) -> Iterator[tuple[dict[Key, dict], Callable[[Key, dict], None]]]:
+    """Lock `path` for one writer, mend its end, `read` what it holds, and give that and the function that adds to both.
 
-    Raises UserError where the file cannot be written or another process writes to it. The lock dies with the process.
+    An answer that replaces another is appended, and in the end the other's line goes. Raises UserError where the file
+    cannot be written or another process writes to it. The lock dies with the process.
     """
-    with lock(path) as held:
-        file, synced = held.fileno(), time.monotonic()
+    with lock(path), open(path, "ab") as opened:
+        file, synced = opened.fileno(), time.monotonic()
         _mend(file, path)
+        rows = read()
 
-        def append(row: dict) -> None:
+        def append(key: Key, row: dict) -> None:
             nonlocal synced
-            _write(file, path, json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            _write(file, path, _line(row))
+            rows[key] = row
             if time.monotonic() - synced > _SYNC_SECONDS:
                 os.fsync(file)
                 synced = time.monotonic()
 
         try:
-            yield append
+            yield rows, append
         finally:
             os.fsync(file)
+            if len(list(read_lines(path))) > len(rows):
+                write_whole(path, b"".join(map(_line, rows.values())))
 
 
 def rows_by_key(path: Path, names: tuple[str, ...], settings: dict) -> dict[Key, dict]:
     """The answers in `path` so far, by the fields that name them; none where there is no file.
 
-    Raises UserError where a row was made with other settings, or where two rows have one key.
+    An answer that was cut may have a later one in its place, and `max_new_tokens` may have grown. Raises UserError
+    where a row was made with other settings, or where two rows have one key.
     """
     rows: dict[Key, dict] = {}
     for place, row in read_lines(path) if path.exists() else ():
@@ -60,13 +68,34 @@ def rows_by_key(path: Path, names: tuple[str, ...], settings: dict) -> dict[Key,
         except (KeyError, TypeError, ValueError):
             raise UserError(f"{place} was not written by this command: give another --output.") from None
         changed = [name for name in {**made_with, **settings} if made_with.get(name) != settings.get(name)]
+        if _tokens(made_with) < _tokens(settings):
+            changed.remove("max_new_tokens")
         if changed:
             what = ", ".join(f"{name} {made_with.get(name)} (now {settings.get(name)})" for name in changed)
             raise UserError(f"{place} was made with {what}: keep to it, or give another --output.")
-        if key in rows:
+        if key in rows and rows[key].get("ended", True):
             raise UserError(f"{place} answers {' '.join(key)} again: remove one of the two lines.")
         rows[key] = row
     return rows
+
+
+def missing(prompts: Mapping[Key, str], rows: Mapping[Key, dict], settings: dict) -> dict[Key, str]:
+    """What is to be asked: the prompts without an answer, or whose answer was cut where more tokens are allowed now."""
+
+    def done(row: dict) -> bool:
+        return row.get("ended", True) or _tokens(row["settings"]) >= _tokens(settings)
+
+    return {key: prompt for key, prompt in prompts.items() if key not in rows or not done(rows[key])}
+
+
+def tell_cut(rows: Iterable[dict], settings: dict) -> None:
+    """A word on the answers that were cut at the token limit, and what to do about it."""
+    cut = sum(not row.get("ended", True) for row in rows)
+    if cut:
+        print(
+            f"{cut} answers were cut at {settings['max_new_tokens']} tokens: the same command with a larger "
+            "--max-new-tokens asks these again, and no others."
+        )
 
 
 def keep_all(
@@ -92,6 +121,16 @@ def complain(refused: dict[Key, Refusal]) -> None:
             f"{len(refused)} got no answer, the first is {' '.join(key)}: {refusal.reason} All other answers are kept; "
             "the same command asks these again."
         )
+
+
+def _tokens(settings: dict) -> int:
+    """The most tokens that an answer could have; 0 where it is not said."""
+    most = settings.get("max_new_tokens")
+    return most if isinstance(most, int) else 0
+
+
+def _line(row: dict) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
 def _mend(file: int, path: Path) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from selfrefine import fast
 from selfrefine.errors import RunError
-from selfrefine.model.encoding import decode, encode_prompt, uses_chat_template
-from selfrefine.model.sampling import row_seed, sample
-from selfrefine.model.student import context, end_ids, find, load_student, load_tokenizer, load_unquantised
+from selfrefine.model.encoding import decode, encode_prompt, end_ids, uses_chat_template
+from selfrefine.model.student import FAMILIES, context, find, load_student, load_tokenizer, load_unquantised
+from selfrefine.sampling import row_seed, sample, told, truncation
 from selfrefine.teachers import Answer, Key, Refusal
 
 
@@ -21,22 +22,29 @@ def answers(
     model: str,
     nf4: bool,
     chat_template: str,
+    template_arguments: dict | None,
     batch_size: int,
     device: torch.device,
     dtype: torch.dtype,
     temperature: float,
+    top_k: int | None,
+    top_p: float | None,
     max_new_tokens: int,
     seed: int,
 ) -> Iterator[tuple[Key, Answer | Refusal]]:
-    """Yield (key, answer), a batch of `batch_size` at a time; what is drawn depends on the seed and the key alone.
+    """Yield (key, answer), `batch_size` being drawn at a time; what is drawn depends on the seed and the key alone.
 
     `dtype` is what NF4 weights compute in. Raises UserError for a model that cannot be loaded or sampled here.
     """
     folder = find(model)
     tokenizer = load_tokenizer(folder)
     teacher = load_student(folder, device, dtype) if nf4 else load_unquantised(folder, device, torch.bfloat16)
-    template = uses_chat_template(tokenizer, chat_template)
+    if teacher.config.model_type in FAMILIES:
+        fast.speed_up(teacher)
+    template = uses_chat_template(tokenizer, chat_template, arguments=template_arguments)
     encoded = {key: encode_prompt(tokenizer, prompt, chat_template=template) for key, prompt in prompts.items()}
+    top_k, top_p = truncation(folder, top_k, top_p)
+    print(f"answers are drawn at {told(temperature, top_k, top_p)}")
     room = context(teacher.config)
     for key, ids in encoded.items():
         if len(ids) >= room:
@@ -46,9 +54,11 @@ def answers(
         teacher,
         [encoded[key] for key in keys],
         [row_seed(seed, *key) for key in keys],
-        end_ids=end_ids(teacher, tokenizer),
+        end_ids=end_ids(teacher, tokenizer, template),
         temperature=temperature,
         max_new_tokens=max_new_tokens,
+        top_k=top_k,
+        top_p=top_p,
         batch_size=batch_size,
     )
     try:

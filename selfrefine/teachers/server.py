@@ -1,9 +1,8 @@
-"""A teacher behind an OpenAI-compatible server: OpenAI, vLLM, TGI, `transformers serve`.
+"""A teacher behind an OpenAI-compatible server: OpenAI's, Google's, OpenRouter's, vLLM, TGI, `transformers serve`.
 
-huggingface_hub's client speaks the wire format. Around it: many requests in flight, and patience. A server that is
-busy, broken or gone is asked again, after what it says in Retry-After or after an exponential back-off with jitter; a
-wrong key, an unknown model and an account without credit stop the run; a question that the server will not take is
-reported while the others go on.
+Many requests in flight, and patience. A server that is busy, broken or gone is asked again, after what it says in
+Retry-After or after an exponential back-off with jitter; a wrong key, an unknown model and an account without credit
+stop the run; a question that the server will not take is reported while the others go on.
 """
 
 import asyncio
@@ -14,33 +13,34 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 import httpx2
-from huggingface_hub import AsyncInferenceClient, set_async_client_factory
 from tqdm import tqdm
 
 from selfrefine.errors import RunError, UserError
 from selfrefine.teachers import Answer, Key, Refusal
-from selfrefine.teachers.chat import Again, BadReply, Refused, api_key, ask
+from selfrefine.teachers.chat import Again, BadReply, Filtered, Refused, api_key, ask
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds, of the back-off
 _WARN_EVERY = 10.0  # seconds
 _BAD_REPLIES = 5  # in a row to one question, before it counts as refused
+# fields that some models do not take, and what their absence means
+_OPTIONAL = {"seed": "another run will give other answers", "temperature": "it samples at its own"}
 
 
 @dataclass
 class _Talk:
     """What the requests in flight share: the client, and what the server's replies have taught so far."""
 
-    client: AsyncInferenceClient
-    model: str
-    temperature: float
-    max_new_tokens: int
+    client: httpx2.AsyncClient
+    url: str
+    body: dict  # of every request, but for its question and seed
     seed: int
     timeout: float
     patience: float
-    length_name: str = "max_tokens"
-    takes_seed: bool = True
+    refused: set[str] = field(default_factory=set)  # fields that the model does not take
+    cut_told: bool = False
     answered_at: float | None = None  # these three on time.monotonic
     warned_at: float = float("-inf")
     paused_until: float = float("-inf")  # by Retry-After
@@ -58,20 +58,20 @@ def answers(
     concurrency: int,
     timeout: float,
     patience: float,
+    extra_body: dict | None = None,
 ) -> Iterator[tuple[Key, Answer | Refusal]]:
-    """Yield (key, answer) as the server answers, each prompt as a user's turn.
+    """Yield (key, answer) as the server answers, each prompt as a user's turn; `extra_body` goes with every request.
 
     Raises UserError for a wrong key, address or model, RunError for an empty account or a server that does not come
     back within `patience` seconds; the answers that were under way are waited for and yielded first.
     """
-    # its own HTTP client, as the default one refuses every address while HF_HUB_OFFLINE is set; the Hub stays off
-    set_async_client_factory(
-        lambda: httpx2.AsyncClient(limits=httpx2.Limits(max_connections=concurrency), timeout=None)
-    )
+    body = {"model": model, "temperature": temperature, "max_tokens": max_new_tokens, "stream": False}
+    headers = {"authorization": f"Bearer {key}"} if (key := api_key()) else {}
+    limits = httpx2.Limits(max_connections=concurrency)
     with asyncio.Runner() as runner:
         run = runner.get_loop().run_until_complete
-        client = AsyncInferenceClient(base_url=url, api_key=api_key() or "EMPTY")  # with none, it would send the Hub's
-        talk = _Talk(client, model, temperature, max_new_tokens, seed, timeout, patience)
+        client = httpx2.AsyncClient(headers=headers, limits=limits, timeout=None)
+        talk = _Talk(client, endpoint(url), body | (extra_body or {}), seed, timeout, patience)
         todo, done, stopped = iter(prompts.items()), asyncio.Queue(), None
         workers = [
             runner.get_loop().create_task(_work(talk, todo, done)) for _ in range(min(concurrency, len(prompts)))
@@ -83,9 +83,15 @@ def answers(
                 else:  # a worker has ended, with an error or as nothing is left to do
                     workers.pop()
                     stopped = stopped or result
-        run(client.close())
+        run(client.aclose())
     if stopped is not None:
         raise stopped
+
+
+def endpoint(url: str) -> str:
+    """Where chats are asked: below the base URL as the vendor's page gives it; a bare host's is /v1."""
+    base = url.rstrip("/").removesuffix("/chat/completions")
+    return f"{base}/chat/completions" if urlsplit(base).path else f"{base}/v1/chat/completions"
 
 
 async def _work(talk: _Talk, todo: Iterator[tuple[Key, str]], done: asyncio.Queue) -> None:
@@ -112,22 +118,20 @@ async def _answer(talk: _Talk, key: Key, prompt: str) -> Answer | Refusal:
     failures, bad_replies, failing_since = 0, 0, None
     while True:
         await _pause(talk, talk.paused_until - time.monotonic())
-        length_name, with_seed = talk.length_name, talk.takes_seed
+        body = {"messages": [{"role": "user", "content": prompt}], "seed": _seed(talk.seed, key)} | talk.body
+        if "max_tokens" in talk.refused:
+            body["max_completion_tokens"] = body["max_tokens"]
+        body = {name: value for name, value in body.items() if name not in talk.refused and value is not None}
         asked_to_wait = None
         try:
-            answer = await ask(
-                talk.client,
-                talk.model,
-                prompt,
-                temperature=talk.temperature,
-                seed=_seed(talk.seed, key) if with_seed else None,
-                length={length_name: talk.max_new_tokens},
-                timeout=talk.timeout,
-            )
+            answer = await ask(talk.client, talk.url, body, talk.timeout)
             talk.answered_at = time.monotonic()
+            _tell_cut(talk, answer)
             return answer
+        except Filtered as filtered:
+            return Refusal(f"the server filters it: {filtered}.")
         except Refused as refused:
-            if _learn(talk, str(refused), length_name, with_seed):
+            if _learn(talk, str(refused), body):
                 continue
             return _given_up(talk, key, f"the server refuses it: {refused}.")
         except BadReply as bad:
@@ -162,21 +166,33 @@ def _check_patience(talk: _Talk, key: Key, reason: str, failing_since: float, wa
 def _given_up(talk: _Talk, key: Key, reason: str) -> Refusal:
     """One question goes without an answer; where none has had one, the fault is not the question's."""
     if talk.answered_at is None:
-        raise UserError(f"no answer to {' '.join(key)} or any other: {reason} Check --server, the model and the flags.")
+        raise UserError(
+            f"no answer to {' '.join(key)} or any other: {reason} Check --server, OPENAI_API_KEY, the model "
+            "and the flags."
+        )
     return Refusal(reason)
 
 
-def _learn(talk: _Talk, said: str, length_name: str, with_seed: bool) -> bool:
-    """Whether what was refused is a parameter that can be called otherwise or left out; from now on it is."""
-    if "max_completion_tokens" in said and length_name == "max_tokens":
-        talk.length_name = "max_completion_tokens"  # OpenAI's newer models
+def _learn(talk: _Talk, said: str, body: dict) -> bool:
+    """Whether what was refused is a field that can be called otherwise or left out; from now on it is."""
+    if "max_tokens" in body and re.search(r"max_completion_tokens\W+instead|nsupported param\w+\W+max_tokens", said):
+        talk.refused.add("max_tokens")  # OpenAI's newer models
         return True
-    if re.search(r"\bseed\b", said) and with_seed:
-        if talk.takes_seed:
-            tqdm.write("the server takes no seed: another run will give other answers", file=sys.stderr)
-        talk.takes_seed = False
-        return True
+    asked = body["messages"][0]["content"]  # which may be what the server quotes
+    for name, means in _OPTIONAL.items():
+        if name in body and re.search(rf"['\"`]{name}\b" if name in asked else rf"\b{name}\b", said):
+            if name not in talk.refused:
+                tqdm.write(f"the server takes no {name}: {means}", file=sys.stderr)
+            talk.refused.add(name)
+            return True
     return False
+
+
+def _tell_cut(talk: _Talk, answer: Answer) -> None:
+    """A word, once, on answers of which nothing was left: a model that thinks first needs room for it."""
+    if not answer.ended and not answer.text.strip() and not talk.cut_told:
+        tqdm.write("an answer was cut before it began: give a larger --max-new-tokens", file=sys.stderr)
+        talk.cut_told = True
 
 
 async def _pause(talk: _Talk, seconds: float) -> None:

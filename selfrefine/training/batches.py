@@ -1,96 +1,91 @@
-"""From rows to micro-batches: which rows a step takes, how they are grouped, and their tensors.
+"""From token ids to the tensors of a micro-batch, and which of them an optimizer step takes.
 
-A row is a prompt and its responses, one after the other: [x, a] in phase 1, [x̂, y_w, y_l] in phase 2. The prompt is
-computed once for both sides of a pair: each response sees the prompt and itself, at the positions it would have alone.
+B rows, T tokens, P pairs, V words, in all of training/; an index is a place in the run's list of examples or pairs.
 """
 
-from collections.abc import Sequence as Rows
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from selfrefine.model.encoding import Sequence
 
-GROUP_COST = 64  # what a micro-batch takes by itself, dequantising mostly, in the tokens that take as long
+@dataclass(frozen=True)
+class Example:
+    """A prompt's token ids and those of the response to it, the end token included where it ended."""
+
+    prompt: list[int]
+    response: list[int]
+    id: str = ""  # the record's, for messages
+
+    @property
+    def responses(self) -> tuple[list[int], ...]:
+        return (self.response,)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """(x̂, y_w, y_l) as token ids: both responses follow the same prompt, x̂ (Eq. 3), or x for Eq. 5."""
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+    id: str = ""
+
+    @property
+    def responses(self) -> tuple[list[int], ...]:
+        return self.chosen, self.rejected
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows padded on the right to T tokens; R responses, N response tokens in all, row after row."""
+    """B rows, a prompt and a response each, padded on the right to the longest, T tokens."""
 
     ids: Tensor  # (B, T) int64
-    positions: Tensor  # (B, T) int64: each response goes on where the prompt ends
-    visible: Tensor | None  # (B, T, T) bool: who sees whom; None where each row is one plain sequence
-    rows: Tensor  # (N,) int64: the row of each response token
-    columns: Tensor  # (N,) int64: where the state is that predicts it: before it, or at the prompt's end
-    targets: Tensor  # (N,) int64: the response tokens themselves
-    lengths: Tensor  # (R,) int64: tokens per response
+    attended: Tensor  # (B, T) bool: what is no padding
+    response: Tensor  # (B, T) bool, for instruction-masked sums: true where a token is the response's
 
 
-def collate(sequences: Rows[Sequence], device: torch.device) -> Batch:
-    """The tensors of a micro-batch. Everything comes from lengths: no token id stands for padding."""
-    width = max(map(len, sequences))
-    ids, positions, branches, columns = [], [], [], []
-    for s in sequences:
-        prompt, padding = len(s.prompt), width - len(s)
-        ids.append([*s.prompt, *(token for response in s.responses for token in response), *[0] * padding])
-        own = [t for response in s.responses for t in range(prompt, prompt + len(response))]
-        # no jump after one response, which transformers would take for packed rows; a pair may be beyond the context
-        beyond = range(len(s), width) if len(s.responses) == 1 else [0] * padding
-        positions.append([*range(prompt), *own, *beyond])
-        branch = [number for number, response in enumerate(s.responses, start=1) for _ in response]
-        branches.append([*[0] * prompt, *branch, *[-1] * padding])
-        begin = prompt
-        for response in s.responses:
-            columns += [prompt - 1, *range(begin, begin + len(response) - 1)][: len(response)]
-            begin += len(response)
-    rows = [row for row, s in enumerate(sequences) for response in s.responses for _ in response]
-    targets = [token for s in sequences for response in s.responses for token in response]
-    lengths = [len(response) for s in sequences for response in s.responses]
-
-    visible = None
-    if any(len(s.responses) > 1 for s in sequences):
-        branch = torch.tensor(branches)
-        same = branch[:, :, None] == branch[:, None, :]
-        visible = (same | (branch == 0)[:, None, :]).tril().to(device, non_blocking=True)
-    tensors = (torch.tensor(values).to(device, non_blocking=True) for values in (ids, positions))
-    indices = (torch.tensor(values).to(device, non_blocking=True) for values in (rows, columns, targets, lengths))
-    return Batch(*tensors, visible, *indices)
+def collate(examples: Sequence[Example], device: torch.device) -> Batch:
+    """A row of each. All masks come from lengths: no token id stands for padding."""
+    longest = max(len(example.prompt) + len(example.response) for example in examples)
+    ids = torch.zeros(len(examples), longest, dtype=torch.long)
+    attended, response = torch.zeros_like(ids, dtype=torch.bool), torch.zeros_like(ids, dtype=torch.bool)
+    for row, example in enumerate(examples):
+        begin, end = len(example.prompt), len(example.prompt) + len(example.response)
+        ids[row, :end] = torch.tensor(example.prompt + example.response)
+        attended[row, :end] = True
+        response[row, begin:end] = True  # instruction-masked: the prompt is conditioned on and never scored
+    return Batch(ids.to(device), attended.to(device), response.to(device))
 
 
-def steps_per_epoch(rows: int, batch_size: int) -> int:
-    """Optimizer steps that see every row once; the last one may be smaller."""
-    return -(-rows // batch_size)
+SEED_STRIDE = 1_000_003  # between the random streams of two seeds: no run has as many steps
 
 
-def step_rows(rows: int, batch_size: int, seed: int, step: int) -> list[int]:
-    """The rows of optimizer step `step` (from 0): a pure function, so a resumed run sees the same ones."""
-    epoch, position = divmod(step, steps_per_epoch(rows, batch_size))
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(rows, generator=generator).tolist()
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Optimizer steps that see each of `count` examples or pairs once; the last one may be smaller."""
+    return -(-count // batch_size)
+
+
+def step_indices(count: int, batch_size: int, seed: int, step: int) -> list[int]:
+    """Which of `count` optimizer step `step` (from 0) takes: a pure function, so a resumed run sees the same ones."""
+    epoch, position = divmod(step, steps_per_epoch(count, batch_size))
+    generator = torch.Generator().manual_seed(seed * SEED_STRIDE + epoch)
+    order = torch.randperm(count, generator=generator).tolist()
     return order[position * batch_size : (position + 1) * batch_size]
 
 
-def micro_batches(rows: Rows[int], sequences: Rows[Sequence], budget: int) -> list[list[int]]:
-    """Group a step's rows (indices into `sequences`) by length, so that as few tokens as can be are computed.
+def micro_batches(indices: Sequence[int], widths: Sequence[int], budget: int) -> list[list[int]]:
+    """Part a step's indices into micro-batches of like width, each filled up to `budget` tokens, padding included.
 
-    A group takes its size times its longest, at most `budget`; a row longer than that goes alone. Longest first: what
-    does not fit in memory fails at once.
+    widths[i] is what index i takes by itself. A group takes its size times its widest, and none in it is over a fifth
+    narrower; one over the budget goes alone. Widest first: what does not fit in memory fails at once.
     """
-    ordered = sorted(rows, key=lambda row: len(sequences[row]), reverse=True)
-    best = [(0, 0)]  # for the first n rows: the least cost in tokens, and where their last group begins
-    for end in range(1, len(ordered) + 1):
-        ways = []
-        for begin in reversed(range(end)):
-            tokens = (end - begin) * len(sequences[ordered[begin]])  # grows as the group does
-            if ways and tokens > budget:
-                break
-            ways.append((best[begin][0] + tokens + GROUP_COST, begin))
-        best.append(min(ways))
-    groups, end = [], len(ordered)
-    while end:
-        begin = best[end][1]
-        groups.append(ordered[begin:end])
-        end = begin
-    return groups[::-1]
+    groups: list[list[int]] = []
+    for index in sorted(indices, key=lambda index: -widths[index]):
+        widest = widths[groups[-1][0]] if groups else 0
+        if groups and (len(groups[-1]) + 1) * widest <= budget and widths[index] >= 0.8 * widest:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups

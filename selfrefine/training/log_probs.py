@@ -1,56 +1,37 @@
-"""log π_θ(y | x), computed only where a response token is predicted, without ever holding all logits.
+"""log π_θ(y | x) as the paper reads: the plain path (`--plain`). `selfrefine/fast/` has the same functions, sooner."""
 
-The head is frozen and each token's loss is linear in its log-probability, so the gradient of log π(w_t | s_t) to the
-hidden state, W[w_t] − softmax(W h)ᵀ W, can be taken chunk by chunk in the forward pass; the backward only scales it.
-`losses.plain_log_probs` is the same by the formula, and what the tests compare with.
-"""
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from selfrefine.model.attention import additive
 from selfrefine.model.student import Student
-from selfrefine.training.batches import Batch
-
-CHUNK = 256  # tokens whose logits exist at one time: at a vocabulary of 32,000, 32 MiB in float32
+from selfrefine.training.batches import Example, Pair, collate
 
 
-def response_log_probs(student: Student, batch: Batch) -> Tensor:
-    """(R,) float32: log π_θ(y | x) of each response, summed over its tokens, row after row."""
-    # right padding needs no mask: under causal attention no real token sees what comes after it
-    mask = None if batch.visible is None else additive(batch.visible[:, None], student.dtype)
-    hidden = student.base_model(
-        input_ids=batch.ids, position_ids=batch.positions, attention_mask=mask, use_cache=False
-    ).last_hidden_state  # (B, T, H), compute dtype
-    states = hidden[batch.rows, batch.columns]  # (N, H): s_t, the state before each response token
-    per_token = TokenLogProbs.apply(states, student.get_output_embeddings().weight, batch.targets)  # (N,) float32
-    return torch.segment_reduce(per_token, "sum", lengths=batch.lengths, unsafe=True)  # (R,): sums, not means
+def masked_log_probs(logits: Tensor, ids: Tensor, response: Tensor) -> Tensor:
+    """Σ_t log π_θ(w_t | s_t) over each row's response (§2.1), in float32: sums, not means.
 
-
-class TokenLogProbs(torch.autograd.Function):
-    """log softmax(h Wᵀ)[w] per token, in float32, for a frozen head W.
-
-    states (N, H) in the compute dtype, head (V, H), targets (N,) int64 -> (N,) float32.
+    logits: (B, T, V) in the compute dtype; ids: (B, T) int64; response: (B, T) bool, true on what is scored. (B,) back.
     """
+    log_softmax = logits[:, :-1].float().log_softmax(dim=-1)  # (B, T-1, V): state s_t is all that comes before w_t
+    per_token = log_softmax.gather(-1, ids[:, 1:, None]).squeeze(-1)  # (B, T-1): log π_θ(w_t | s_t)
+    return per_token.where(response[:, 1:], 0).sum(dim=-1)  # instruction-masked: what is no response adds nothing
 
-    @staticmethod
-    def forward(ctx, states: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-        log_probs = torch.empty(len(states), dtype=torch.float32, device=states.device)
-        slopes = torch.empty_like(states) if ctx.needs_input_grad[0] else None  # d log π / d state, (N, H)
-        for begin in range(0, len(states), CHUNK):
-            chunk = slice(begin, begin + CHUNK)
-            logits = (states[chunk] @ head.T).float()  # (n, V)
-            picked = logits.gather(1, targets[chunk, None])  # (n, 1)
-            highest = logits.amax(dim=1, keepdim=True)  # (n, 1), for no exponential to overflow
-            weights = logits.sub_(highest).exp_()  # (n, V), in place
-            total = weights.sum(dim=1, keepdim=True)  # (n, 1): softmax(h Wᵀ) = weights / total
-            log_probs[chunk] = (picked - highest - total.log()).squeeze(1)
-            if slopes is not None:
-                weights.scatter_add_(1, targets[chunk, None], -total)  # softmax − 1 at w_t, before any rounding
-                slopes[chunk] = (weights.to(head.dtype) @ head) / -total
-        ctx.slopes = slopes
-        return log_probs
 
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.slopes * gradient[:, None].to(ctx.slopes.dtype), None, None
+def response_log_probs(student: Student, examples: Sequence[Example]) -> Tensor:
+    """(B,) float32: log π_θ(y | x) of each example's response."""
+    batch = collate(examples, student.device)
+    logits = student(input_ids=batch.ids, attention_mask=batch.attended, use_cache=False).logits  # (B, T, V)
+    return masked_log_probs(logits, batch.ids, batch.response)
+
+
+def pair_log_probs(student: Student, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
+    """log π_θ(y_w | x̂) and log π_θ(y_l | x̂), (P,) float32 each: all y_w, then all y_l, are rows of one batch."""
+    chosen = [Example(pair.prompt, pair.chosen) for pair in pairs]
+    rejected = [Example(pair.prompt, pair.rejected) for pair in pairs]
+    return response_log_probs(student, chosen + rejected).chunk(2)
+
+
+def width(example: Example | Pair) -> int:
+    """Tokens that an example or a pair takes in a batch: each response is a row, padded to the longest."""
+    return len(example.responses) * (len(example.prompt) + max(map(len, example.responses)))

@@ -1,10 +1,9 @@
-"""The paper's two losses, as pure functions of sequence log-probabilities.
+"""The paper's two losses, as pure functions of log-probabilities.
 
-π_θ is the student in training; π_inst, the reference, is the student as phase 1 left it, frozen. Each argument is
-log π(y | x), the sum over the response's tokens, end token included, float32.
+π_θ is the student in training; π_inst, the reference, is the student as phase 1 left it, frozen. log π(y | x) is the
+sum over the response's tokens, the end token included where it ended, float32.
 """
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,8 +11,8 @@ from torch.nn import functional as F
 def instruction_loss(log_probs: Tensor) -> Tensor:
     """L_inst(θ) = −Σ_t log π_θ(w_t | s_t, i), §2.1, summed over the responses of a batch.
 
-    log_probs: (B,) log π_θ(a | i, q). Returns a scalar. The loop divides once by the optimizer step's response
-    tokens, which only scales the formula's gradient.
+    log_probs: (B,) log π_θ(â | i, q). Returns a scalar. The loop divides once by the optimizer step's response
+    tokens, which scales the formula's gradient, and so says where clipping begins.
     """
     return -log_probs.sum()  # §2.1, L_inst
 
@@ -21,24 +20,14 @@ def instruction_loss(log_probs: Tensor) -> Tensor:
 def dpo_margin(
     chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor, beta: float
 ) -> Tensor:
-    """M(x, y_w, y_l), Eq. 2: how much more θ prefers y_w to y_l than the reference does, times β. All (B,)."""
+    """M(x, y_w, y_l), Eq. 2: how much more θ prefers y_w to y_l than the reference does, times β. All (P,)."""
     return beta * (chosen - reference_chosen) - beta * (rejected - reference_rejected)  # Eq. 2
 
 
 def dpo_loss(margin: Tensor) -> Tensor:
-    """L_DPO = −log σ(M), Eq. 1; with M at x̂ and the pairs of Eq. 4, L_DPO_CoT (Eq. 3). (B,) to (B,).
+    """L_DPO = −log σ(M), Eq. 1; with M at x̂ and the pairs of Eq. 4, L_DPO_CoT (Eq. 3). (P,) to (P,).
 
-    At M = 0 it is ln 2; dL/dM = −σ(−M), which never overflows.
+    At M = 0 it is ln 2. Its gradient is ∇L = −β σ(−M) (∇ log π_θ(y_w|x̂) − ∇ log π_θ(y_l|x̂)): a pair counts the less,
+    the better it is told apart; π_inst is a constant.
     """
     return -F.logsigmoid(margin)  # Eqs. 1 and 3
-
-
-def plain_log_probs(logits: Tensor, ids: Tensor, response_mask: Tensor) -> Tensor:
-    """log π(y | x) as the formulas read: the check on the fast path of `log_probs.py`.
-
-    logits: (B, T, V), ids: (B, T), response_mask: (B, T) bool, true on the response's tokens. Returns (B,):
-    Σ_t log softmax(logits at t − 1)[w_t] over the response.
-    """
-    shifted = torch.log_softmax(logits[:, :-1].float(), dim=-1)  # (B, T-1, V): state s_t is all before w_t
-    per_token = shifted.gather(-1, ids[:, 1:, None]).squeeze(-1)  # (B, T-1)
-    return (per_token * response_mask[:, 1:]).sum(dim=-1)

@@ -6,21 +6,11 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from selfrefine.errors import RunError
 from selfrefine.files import read_lines, write_whole
 from selfrefine.training.checkpoint import Progress
-
-# what phase 2 logs of each pair, in the order of the rows that the loop stacks
-PAIR_METRICS = (
-    "loss",
-    "margin",
-    "accuracy",
-    "chosen_logp",
-    "rejected_logp",
-    "chosen_change",
-    "rejected_change",
-)
 
 
 class Metrics:
@@ -31,7 +21,7 @@ class Metrics:
 
     def __init__(self, folder: Path, step: int):
         path = folder / "metrics.jsonl"
-        rows = read_lines(path, torn_end=True) if step and path.exists() else ()
+        rows = read_lines(path, mend=True) if step and path.exists() else ()
         kept = [row for _, row in rows if row.get("step", 0) <= step]
         write_whole(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115, open as long as the run
@@ -54,6 +44,11 @@ class Metrics:
         self._before = now
 
 
+def means(told: list[dict[str, Tensor]]) -> dict[str, float]:
+    """The mean of each named quantity over the pairs of all micro-batches, (P,) each."""
+    return {name: torch.cat([parts[name] for parts in told]).mean().item() for name in told[0]}
+
+
 def require_finite(loss: float, grad_norm: float, ids: list[str]) -> None:
     """Raise RunError before the optimizer steps where a loss or gradient is not finite, naming the step's rows."""
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
@@ -67,7 +62,8 @@ def require_finite(loss: float, grad_norm: float, ids: list[str]) -> None:
 def require_start(loss: float, margin: float, dtype: torch.dtype) -> None:
     """Raise RunError where step 0 of phase 2 is not at ln 2 and margin 0: then the reference is not π_inst.
 
-    Exact in float32; in bfloat16, log-probabilities of other batch shapes differ in their last bits.
+    To the bit where a resumed run finds the same micro-batches; else log-probabilities of other batch shapes differ in
+    their last bits, which are coarse in bfloat16.
     """
     allowed = 1e-6 if dtype == torch.float32 else 5e-3
     if abs(loss - math.log(2)) > allowed or abs(margin) > 2 * allowed:

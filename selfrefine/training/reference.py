@@ -14,10 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from selfrefine.files import write_whole
-from selfrefine.model.encoding import Sequence
 from selfrefine.model.student import Student
-from selfrefine.training.batches import collate, micro_batches
-from selfrefine.training.log_probs import response_log_probs
+from selfrefine.training.batches import Pair
 
 
 @dataclass(frozen=True)
@@ -29,39 +27,37 @@ class Reference:
     seconds: float
 
 
+@torch.no_grad()
 def reference_log_probs(
     student: Student,
-    pairs: list[Sequence],
-    groups: list[list[int]],
-    budget: int,
+    pairs: list[Pair],
+    groups: list[list[list[int]]],
     path: Path,
     *,
+    pair_log_probs: Callable[[Student, list[Pair]], tuple[Tensor, Tensor]],
     after_each: Callable[[], None],
 ) -> Reference:
-    """Score the pairs of each group (an optimizer step's rows, or the validation's) with the student as it is now.
+    """Score pairs with the student as it is now: the very function that training takes, without gradient or dropout.
 
-    In the very micro-batches of training, `budget` tokens each, so that at step 0 π_θ / π_inst is 1 to the bit.
-    Each group's are kept in `path`, and taken from there where they were made in the same way for the same token ids.
+    A group is an optimizer step's micro-batches (or the validation's), of indices into `pairs`: those of training, so
+    that at step 0 π_θ / π_inst is 1 to the bit. Each group's are kept in `path`, and taken from there where they were
+    made in the same way for the same token ids.
     """
-    made = [student.device.type, budget, [[pair.prompt, *pair.responses] for pair in pairs]]
+    made = [student.device.type, groups, [[pair.prompt, *pair.responses] for pair in pairs]]
     key = hashlib.sha256(json.dumps(made).encode()).hexdigest()
     nothing = torch.full((len(pairs),), torch.nan, device=student.device)
     chosen, rejected, seconds = _kept(path, key, student.device) or (nothing, nothing.clone(), 0.0)
     student.eval()
-    with torch.no_grad(), tqdm(total=sum(map(len, groups)), desc="log-probabilities of the reference") as bar:
-        for group in groups:
-            if not chosen[group].isnan().any():
-                bar.update(len(group))
-                continue
-            begin = time.perf_counter()
-            for micro in micro_batches(group, pairs, budget):
-                batch = collate([pairs[row] for row in micro], student.device)
-                chosen[micro], rejected[micro] = response_log_probs(student, batch).view(-1, 2).unbind(1)
-                bar.update(len(micro))
-                after_each()
-            tensors = {"chosen": chosen.cpu(), "rejected": rejected.cpu()}
-            seconds += time.perf_counter() - begin
-            write_whole(path, save(tensors, metadata={"key": key, "seconds": str(seconds)}))
+    for group in tqdm(groups, desc="log-probabilities of the reference", unit="step"):
+        if not any(chosen[micro].isnan().any() for micro in group):
+            continue
+        begin = time.perf_counter()
+        for micro in group:
+            chosen[micro], rejected[micro] = pair_log_probs(student, [pairs[index] for index in micro])
+            after_each()
+        tensors = {"chosen": chosen.cpu(), "rejected": rejected.cpu()}
+        seconds += time.perf_counter() - begin
+        write_whole(path, save(tensors, metadata={"key": key, "seconds": str(seconds)}))
     return Reference(chosen, rejected, seconds)
 
 

@@ -10,8 +10,14 @@ def cosine(step: int, steps: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
+def constant(step: int, steps: int, warmup: int) -> float:
+    """Phase 2 as in the code of Rafailov et al.: linear warm-up, then no decay."""
+    return (step + 1) / warmup if step < warmup else 1.0
+
+
 def linear(step: int, steps: int, warmup: int) -> float:
-    """Phase 2: linear warm-up over `warmup` steps (§3.2.1: 100), then linear decay towards 0 at step `steps`."""
+    """Phase 2: linear warm-up over `warmup` steps (§3.2.1: 100), then the decay that is the trainer's default, linear
+    towards 0 at step `steps`."""
     if step < warmup:
         return (step + 1) / warmup
     return (steps - step) / max(1, steps - warmup)

@@ -1,15 +1,17 @@
-"""How long a command takes, before it has run: an estimate, good to a factor of two or so.
+"""What commands cost: before they have run an estimate, good to a factor of two or so; afterwards, counted.
 
 GPU hours are of one A100 with 80 GB. A trained token costs 4 FLOP a parameter (forward, and backward through a frozen
 base), a scored one 2, at 60 TFLOP/s: Qwen-7B's README measures 2340 tokens/s of QLoRA, which is 66 TFLOP/s. Sampling
 reads the bfloat16 weights once for 32 answers' next token, at half of the card's 2 TB/s, and 15 ms for all else.
-Lengths are assumed, not measured. Pocket seconds were measured, on two CPU cores.
+Lengths are assumed, not measured.
 """
 
+import json
 import math
+from pathlib import Path
 
 from selfrefine import paper
-from selfrefine.pocket.settings import PHASE_2
+from selfrefine.files import read_lines
 from selfrefine.tasks.splits import LOW_RESOURCE_BASE, POCKET
 
 FLOPS, BANDWIDTH, STEP_SECONDS = 60e12, 1e12, 0.015
@@ -18,7 +20,7 @@ PROMPT, COT_ANSWER, DIRECT_ANSWER = 100, 200, 100  # tokens
 EPOCHS, STEPS, BATCH_SIZE = 4, 1000, 128  # §3.2.1
 KEPT = 0.8  # of a teacher's demonstrations, where Table 5 does not tell
 QUARTER = {"math": (1250, 3750), "mmlu": (3510, 10532)}  # Figure 5: to train on, to evaluate
-POCKET_SECONDS = {"annotate": 1, "instruct": 30, "refine": 40, "evaluate": 9, "judge": 2}
+FORWARD_ONLY = 1 / 3  # a trained token goes forward and backward (twice a forward), a sampled or scored one forward
 
 
 def questions(task: str, split: str, limit: int | None) -> int:
@@ -33,10 +35,11 @@ def questions(task: str, split: str, limit: int | None) -> int:
     return min(size, limit or size)
 
 
-def kept(task: str, teacher: str, limit: int | None, fraction: float | None = None) -> int:
-    """The demonstrations that a student learns from: those that are right (Table 5), and a share of 3000 of them."""
+def kept(asked: int, task: str, teacher: str, fraction: float | None = None) -> int:
+    """Of the questions asked, the demonstrations that a student learns from: those that are right (Table 5), and of
+    these a share of 3000."""
     published = paper.TABLE_5.get(("train", teacher, "cot"), {}).get(task)
-    right = round((published.mean / 100 if published else KEPT) * questions(task, "train", limit))
+    right = round((published.mean / 100 if published else KEPT) * asked)
     return max(1, round(fraction * min(right, LOW_RESOURCE_BASE)) if fraction else right)
 
 
@@ -62,15 +65,37 @@ def evaluating(billions: float | None, asked: int, prompts: tuple[str, ...]) -> 
     return _hours(billions, asked * answers, 0, 0)
 
 
-def control_epochs(rows: int, pocket: bool, epochs: int) -> int:
-    """Epochs of phase 1 that cost what both phases do: the equal-compute control, rounded up.
+def control_epochs(rows: int, epochs: int, phase_2: dict) -> int:
+    """Epochs of phase 1 that will cost what both phases do, as long as these have not run: see `equal_epochs`.
 
-    From the assumed lengths, a pair has the tokens of 5/3 rows of phase 1 (x̂ twice, y_w and y_l); sampling and the
-    reference send each pair forward once more, at a third of a trained token. The report prints what was spent.
+    From the assumed lengths: a pair has the tokens of 5/3 rows of phase 1 (x̂ twice, y_w and y_l).
     """
-    steps, batch = (PHASE_2["--max-steps"], PHASE_2["--batch-size"]) if pocket else (STEPS, BATCH_SIZE)
+    batch = phase_2.get("--batch-size", BATCH_SIZE)
+    steps = phase_2["--epochs"] * rows / batch if "--epochs" in phase_2 else phase_2.get("--max-steps", STEPS)
     pair = (2 * PROMPT + COT_ANSWER + DIRECT_ANSWER) / (PROMPT + COT_ANSWER)
-    return epochs + math.ceil(pair * (steps * min(batch, rows) / rows + 2 / 3))
+    return epochs + math.ceil(pair * (steps * min(batch, rows) / rows + 2 * FORWARD_ONLY))
+
+
+def spent(run: Path) -> tuple[int, int]:
+    """Tokens that a run trained on, and those that phase 2 sent forward only.
+
+    Every pair went forward twice more: when it was sampled, and when the reference scored it.
+    """
+    trained = [row["tokens"] for _, row in read_lines(run / "metrics.jsonl", torn_end=True) if "tokens" in row]
+    made = run / "preferences.jsonl"
+    pairs = sum(1 for _ in read_lines(made, torn_end=True)) if made.exists() else 0
+    forward = pairs and 2 * pairs * sum(trained) / (len(trained) * min(pairs, _settings(run)["batch_size"]))
+    return sum(trained), round(forward)
+
+
+def equal_epochs(first: Path, second: Path) -> int:
+    """Epochs of phase 1 that cost what a run of it and one of phase 2 did together, rounded up: the control's."""
+    (phase_1, _), (phase_2, forward), epochs = spent(first), spent(second), _settings(first)["epochs"]
+    return epochs + math.ceil(epochs * (phase_2 + FORWARD_ONLY * forward) / phase_1)
+
+
+def _settings(run: Path) -> dict:
+    return json.loads((run / "config.json").read_text(encoding="utf-8"))["settings"]
 
 
 def _hours(billions: float | None, sampled: int, trained: int, scored: int) -> float | None:

@@ -1,8 +1,11 @@
-"""Attention as two matrix products, for CPUs, where the fused kernel's backward is slow at the lengths of
-demonstrations (230 tokens): a training step takes 1.6 times as long with it in bfloat16, 1.15 in float32. GPUs keep
-torch's fused kernels."""
+"""Attention as two matrix products, on CPUs.
 
-import torch
+Plain: torch's fused kernel (sdpa), whose backward is slow on a CPU at the lengths of demonstrations (230 tokens): a
+training step takes 1.6 times as long with it in bfloat16, 1.15 in float32.
+Here:  softmax(QKᵀ · scaling + mask) V  as it is written, the mask added in place.
+Held equal by tests/test_fast.py::test_attention.
+"""
+
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
@@ -30,16 +33,5 @@ def attend(
     return (scores.softmax(dim=-1) @ value).transpose(1, 2).contiguous(), None
 
 
-def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to attention's scores, of the shape of `visible` (bool): 0 where a token is seen, else the least
-    number, which is as good as −∞ and makes no NaN of a padding row that sees nothing."""
-    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, torch.finfo(dtype).min)
-
-
 AttentionInterface.register(NAME, attend)
 AttentionMaskInterface.register(NAME, eager_mask)
-
-
-def implementation(device: torch.device) -> str:
-    """The name under which transformers finds the attention that is fastest for short sequences."""
-    return NAME if device.type == "cpu" else "sdpa"

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from selfrefine.errors import UserError
-from selfrefine.pocket.templates import BOXES, COMPARED, OTHERS, PROTAGONISTS, SEEN, THINGS, UNSEEN, singular
 from selfrefine.tasks.questions import Question
+from selfrefine.tasks.stories import BOXES, COMPARED, OTHERS, PROTAGONISTS, SEEN, THINGS, UNSEEN, singular
 
 TASKS = ("pocket", "pocket-unseen", "pocket-choice")
 SPLITS = ("pretrain", "train", "test")

@@ -1,8 +1,11 @@
-"""The blocks' elementwise functions with their gradients written out: the same numbers, fewer passes, less kept.
+"""Norms, MLPs and rotary positions with their gradients written out: the same numbers, fewer passes, less kept.
 
-transformers writes RMSNorm, SwiGLU and the rotary positions as a reader would, and autograd then keeps float32 copies
-and silu(gate) as well, and takes the gradient of a rotation by its halves. Here no more than inputs are kept. Between
-the matrix products of a small batch these passes are what a step waits for.
+Plain (transformers' own modules, under autograd):
+    RMSNorm    w · x / √(mean(x²) + ε)            autograd keeps float32 copies of x
+    MLP        W_down (silu(W_gate x) · W_up x)   autograd keeps silu(gate) too
+    rotation   x cos θ + rotate(x) sin θ          autograd takes the gradient by halves, in mixed layouts
+Here no more than inputs are kept. Between the matrix products of a small batch these passes are what a step waits for.
+Held equal by tests/test_fast.py::test_rms_norm, test_swiglu and test_rotation.
 """
 
 from functools import partial
@@ -56,15 +59,22 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turned(x, cos, sin)
+        return turned(x, cos, sin)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        return _turned(gradient.contiguous(), cos, -sin), None, None  # it comes as attention has it, heads first
+        return turned(gradient.contiguous(), cos, -sin), None, None  # it comes as attention has it, heads first
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def angles(embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """cos and sin of every position and pair as a family has them, (B, T, d) each, made ready for `turned`."""
+    cos, (first, second) = embeddings[0], embeddings[1].chunk(2, dim=-1)
+    return cos[:, :, None], torch.cat((-first, second), dim=-1)[:, :, None]  # (B, T, 1, d)
+
+
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The rotation, without its gradient."""
     return x.roll(x.shape[-1] // 2, dims=-1).mul_(sin).add_(x * cos)
 
 
@@ -91,9 +101,7 @@ def attention(
     query, key, value = (layer(hidden_states).view(shape) for layer in (module.q_proj, module.k_proj, module.v_proj))
     if hasattr(module, "q_norm"):  # qwen3
         query, key = module.q_norm(query), module.k_norm(key)
-    cos, sin = (part[:, :, None] for part in position_embeddings)  # (B, T, 1, d)
-    half = module.head_dim // 2
-    sin = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
+    cos, sin = angles(position_embeddings)
     query, key = _Rotation.apply(query, cos, sin), _Rotation.apply(key, cos, sin)
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # (B, h, T, d)
     if past_key_values is not None:

@@ -1,0 +1,121 @@
+"""From records (lines of the user's files) to examples and pairs of token ids: what is kept, what is left out, and
+that it is said."""
+
+import argparse
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from selfrefine.errors import UserError
+from selfrefine.model.encoding import decode, encode_prompt, encode_response, rendered
+from selfrefine.model.student import Tokenizer, context
+from selfrefine.model.template import Marks, marks
+from selfrefine.records import Demonstration, Preference, read_demonstrations
+from selfrefine.tasks.answers import grade
+from selfrefine.tasks.prompts import join, options_in
+from selfrefine.tasks.splits import fraction_of, hold_out
+from selfrefine.training.batches import Example, Pair
+from selfrefine.training.setup import Setup
+
+Record = TypeVar("Record", Demonstration, Preference)
+Ids = TypeVar("Ids", Example, Pair)
+
+
+def kept_demonstrations(args: argparse.Namespace) -> tuple[list[Demonstration], list[Demonstration]]:
+    """All demonstrations of --demonstrations, and those that --keep and --fraction keep."""
+    read = read_demonstrations(args.demonstrations)
+    kept = keep_correct(read) if args.keep == "correct" else read
+    return read, fraction_of(kept, args.fraction, args.seed) if args.fraction else kept
+
+
+def keep_correct(demonstrations: Iterable[Demonstration]) -> list[Demonstration]:
+    """The demonstrations whose answer is right: App. B calls â the "target answer", DPO_CoT wants "correct CoT"."""
+    return [row for row in demonstrations if (row.correct if row.correct is not None else is_correct(row))]
+
+
+def is_correct(row: Demonstration) -> bool:
+    """Whether the teacher's answer, as it is read, is the target."""
+    return grade(row.output, row.target, row.options or options_in(row.input), row.task, row.ended).correct
+
+
+def split(
+    records: list[Record],
+    encode: Callable[[Setup, list[Record]], list[Ids]],
+    setup: Setup,
+    among: Iterable[Demonstration | Preference] | None = None,
+) -> tuple[list[Ids], list[Ids]]:
+    """To train on, and the --validation-fraction of the questions of `among` (default: the records'), as token ids."""
+    args = setup.args
+    train, validation = hold_out(records, args.validation_fraction, args.seed, among=among)
+    return encode(setup, train), encode(setup, validation)
+
+
+def examples_of(setup: Setup, records: list[Demonstration]) -> list[Example]:
+    """(i, q, â) of §2.1 as ids: the prompt is x̂ (Table 6's input has the trigger), the response â with its end token.
+    Records that cannot be used are left out."""
+    examples, problems, turn = [], [], marks(setup.tokenizer, setup.chat_template)
+    for record in records:
+        asked = join(record.instruction, record.input)
+        prompt = encode_prompt(setup.tokenizer, asked, chat_template=setup.chat_template)
+        example = Example(prompt, _response(setup.tokenizer, record.output, None, record.ended, turn), record.id)
+        problem = "an empty answer" if not record.output.strip() else _problem(example, setup.config)
+        problem = problem or rendered(asked, [record.output], turn)
+        if problem:
+            problems.append(f"{record.id}: {problem}")
+        else:
+            examples.append(example)
+    _require_most(len(records), problems, setup.args.max_dropped, "demonstrations")
+    return examples
+
+
+def pairs_of(setup: Setup, records: list[Preference]) -> list[Pair]:
+    """(x̂, y_w, y_l) as ids (x in place of x̂ for Eq. 5). Records that cannot be used are left out, those of equal sides
+    too: their gradient is zero."""
+    pairs, problems, equal, turn = [], [], 0, marks(setup.tokenizer, setup.chat_template)
+    for record in records:
+        prompt = encode_prompt(setup.tokenizer, record.prompt, chat_template=setup.chat_template)
+        chosen = _response(setup.tokenizer, record.chosen, record.chosen_ids, record.chosen_ended, turn)
+        rejected = _response(setup.tokenizer, record.rejected, record.rejected_ids, record.rejected_ended, turn)
+        pair = Pair(prompt, chosen, rejected, record.id)
+        problem = _problem(pair, setup.config) or rendered(record.prompt, [record.chosen, record.rejected], turn)
+        if problem:
+            problems.append(f"{record.id}: {problem}")
+        elif chosen == rejected:
+            equal += 1
+        else:
+            pairs.append(pair)
+    _require_most(len(records), problems, setup.args.max_dropped, "pairs")
+    if equal:
+        print(f"{equal} pairs whose sides are the same left out: their gradient is zero")
+    return pairs
+
+
+def _response(tokenizer: Tokenizer, text: str, ids: tuple[int, ...] | None, ended: bool, turn: Marks) -> list[int]:
+    """The ids that are scored: the sampled ones where this tokenizer reads them as the same text, and the turn's end
+    once, unless the answer was cut at the limit."""
+    sampled = ids is not None and all(i < len(tokenizer) for i in ids) and decode(tokenizer, list(ids)) == text
+    tokens = list(ids) if sampled else encode_response(tokenizer, text)
+    while tokens and tokens[-1] in (turn.end_id, tokenizer.eos_token_id):
+        tokens.pop()
+    return [*tokens, turn.end_id] if ended else tokens
+
+
+def _problem(example: Example | Pair, config) -> str | None:
+    """Why an example cannot be trained on, if so."""
+    longest = len(example.prompt) + max(map(len, example.responses))
+    if longest > context(config):
+        return f"{longest} tokens, the student's context has {context(config)}"
+    if not all(example.responses):
+        return "no token to learn from"
+    if max(map(max, [example.prompt, *example.responses])) >= config.vocab_size:
+        return "a token id beyond the student's vocabulary"
+    return None
+
+
+def _require_most(count: int, problems: list[str], allowed: float, what: str) -> None:
+    """Counts and names the records with a problem; UserError where they are more than the `allowed` share."""
+    if problems:
+        named = "; ".join([*problems[:5], *["..."] * (len(problems) > 5)])
+        told = f"{len(problems)} of {count} {what} left out ({named})"
+        if len(problems) > allowed * count:
+            raise UserError(f"{told}: more than --max-dropped {allowed:g} allows; mend the rows or raise it.")
+        print(f"warning: {told}")

@@ -1,0 +1,212 @@
+"""What the tests do not see: small faults put into the code one at a time, each tried against the tests.
+
+    python -m tests.mutants --output runs/mutants.jsonl [--sample 100] [FILE ...]
+
+A fault is an operator, a constant, a condition, an argument or a statement changed in the syntax tree, and never a
+text. Nothing is written: a child process compiles the changed module where the tests import it. Started again, the
+command goes on. What survives stands in tests/mutants.md, each with the reason why it is harmless.
+"""
+
+import argparse
+import ast
+import copy
+import importlib.abc
+import importlib.util
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = ["train_it.py", "train_dpo.py", "evaluate.py", "selfrefine/preferences.py"]
+FOLDERS = ["selfrefine/training", "selfrefine/model", "selfrefine/fast"]
+TESTS = "losses log_probs schedule fast decoding lora adapter sampling encoding template student preferences splits"
+TESTS = [f"tests/test_{name}.py" for name in f"{TESTS} defaults reference_loop evaluate training".split()]
+SECONDS = 1500  # then a mutant that hangs has been noticed
+
+SWAPPED = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
+SWAPPED |= {
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+}
+SWAPPED |= {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult}
+SWAPPED |= {ast.Mod: ast.Add, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd}
+
+
+def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST | None]]:
+    """What a node may become, None for nothing at all; (name, replacement) each."""
+    if isinstance(node, ast.Compare) and len(node.ops) == 1:
+        yield "compare", ast.Compare(node.left, [SWAPPED[type(node.ops[0])]()], node.comparators)
+    elif isinstance(node, ast.BoolOp):
+        yield "and/or", ast.BoolOp(SWAPPED[type(node.op)](), node.values)
+        yield from ((f"only part {n}", value) for n, value in enumerate(node.values))
+    elif isinstance(node, ast.BinOp) and type(node.op) in SWAPPED and not _texts(node):
+        yield "operator", ast.BinOp(node.left, SWAPPED[type(node.op)](), node.right)
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.Not | ast.Invert):
+        yield "no sign", node.operand
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        yield "flipped", ast.Constant(not node.value)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        yield "more", ast.Constant(node.value + 1)
+        if abs(node.value) > 1 or 0 < abs(node.value) < 1:
+            yield "half", ast.Constant(type(node.value)(node.value / 2))
+    elif isinstance(node, ast.IfExp):
+        yield from (("always", node.body), ("never", node.orelse))
+    elif isinstance(node, ast.If | ast.While):
+        turned = copy.copy(node)
+        turned.test = ast.UnaryOp(ast.Not(), node.test)
+        yield "negated", turned
+    elif isinstance(node, ast.comprehension) and node.ifs:
+        yield "no if", ast.comprehension(node.target, node.iter, [], node.is_async)
+    elif isinstance(node, ast.AugAssign) and type(node.op) in SWAPPED:
+        yield "augmented", ast.AugAssign(node.target, SWAPPED[type(node.op)](), node.value)
+    elif isinstance(node, ast.Call):
+        for n, keyword in enumerate(node.keywords):
+            if keyword.arg not in ("help", "desc", "metavar"):
+                yield f"no {keyword.arg}", ast.Call(node.func, node.args, node.keywords[:n] + node.keywords[n + 1 :])
+        if len(node.args) > 1 and not any(isinstance(arg, ast.Starred | ast.Constant) for arg in node.args[:2]):
+            yield "arguments", ast.Call(node.func, [node.args[1], node.args[0], *node.args[2:]], node.keywords)
+        if isinstance(node.func, ast.Attribute) and not node.args and not node.keywords:
+            yield "no call", node.func.value
+    elif (
+        isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and "print" not in ast.unparse(node.value.func)
+    ):
+        yield "no statement", ast.Pass()
+    elif isinstance(node, ast.Continue | ast.Break):
+        yield "no jump", ast.Pass()
+
+
+def _texts(node: ast.BinOp) -> bool:
+    return any(isinstance(part, ast.Constant | ast.JoinedStr) and not _number(part) for part in (node.left, node.right))
+
+
+def _number(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, int | float)
+
+
+def mutants(path: Path) -> Iterator[tuple[str, ast.Module]]:
+    """Every fault of a file: what tells it from all others, and the changed tree. Nothing inside a text or a raise."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    places = []
+
+    def visit(node: ast.AST, scope: str) -> None:
+        if isinstance(node, ast.Raise | ast.JoinedStr) or (
+            isinstance(node, ast.Call) and "print" in ast.unparse(node.func)
+        ):
+            return
+        for field, value in ast.iter_fields(node):
+            if field in ("annotation", "returns"):
+                continue
+            for place, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
+                if isinstance(child, ast.AST):
+                    inner = f"{scope}.{child.name}" if isinstance(child, ast.FunctionDef | ast.ClassDef) else scope
+                    places.extend((node, field, place, child, inner, *change) for change in changes(child))
+                    visit(child, inner)
+
+    visit(tree, path.relative_to(ROOT).as_posix())
+    seen: dict[str, int] = {}
+    for parent, field, place, child, scope, what, replacement in places:
+        changed, held = ast.fix_missing_locations(ast.copy_location(replacement, child)), getattr(parent, field)
+        name = f"{scope}: `{' '.join(ast.unparse(child).split())[:90]}` {what}"
+        seen[name] = seen.get(name, 0) + 1
+        if place is None:
+            setattr(parent, field, changed)
+        else:
+            held[place] = changed
+        yield name + (f" #{seen[name]}" if seen[name] > 1 else ""), tree
+        if place is None:
+            setattr(parent, field, child)
+        else:
+            held[place] = child
+
+
+class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Gives one module from a changed tree; all others come as they are."""
+
+    def __init__(self, path: Path, code):
+        self.path, self.code = path, code
+        self.name = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+
+    def find_spec(self, name, *_):
+        return importlib.util.spec_from_file_location(name, self.path, loader=self) if name == self.name else None
+
+    def exec_module(self, module) -> None:
+        exec(self.code, module.__dict__)
+
+
+def survives(path: Path, code) -> bool:
+    """Whether the tests pass over the changed module, in a child process that has everything else imported."""
+    import pytest
+
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        sys.meta_path.insert(0, Changed(path, code))
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1), os.dup2(quiet, 2)
+        status = 1
+        near = [f"tests/test_{path.stem}.py", "tests/test_reference_loop.py"]  # most are seen by these
+        rest = [name for name in TESTS if name not in near]
+        try:
+            for tests in (near, rest):
+                status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *filter(os.path.exists, tests)])
+                if status:
+                    break
+        finally:
+            os._exit(int(status))
+    begin = time.monotonic()
+    while time.monotonic() - begin < SECONDS:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status) == 0
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+def main() -> None:
+    """Try the faults of some files, or of all; a line of JSON each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", help=f"default: {' '.join(FILES + FOLDERS)}")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--sample", type=int, help="only so many, drawn by --seed")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT))
+    import bitsandbytes  # noqa: F401, so that no child has to
+    import hypothesis  # noqa: F401
+    import pytest  # noqa: F401
+    import torch  # noqa: F401
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    files = [ROOT / name for name in args.files or FILES]
+    files += [] if args.files else [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.py"))]
+    found = [(path, name) for path in files for name, _ in mutants(path)]
+    chosen = set(random.Random(args.seed).sample(found, min(args.sample or len(found), len(found))))
+    done = {json.loads(line)["mutant"] for line in args.output.open()} if args.output.exists() else set()
+    print(f"{len(found)} mutants, {len(chosen)} to try, {len(done)} tried before", flush=True)
+    with args.output.open("a", buffering=1) as file:
+        for path in files:
+            for name, tree in mutants(path):
+                if (path, name) in chosen and name not in done:
+                    begin = time.monotonic()
+                    lives = survives(path, compile(tree, path, "exec"))
+                    row = {"mutant": name, "survives": lives, "seconds": round(time.monotonic() - begin, 1)}
+                    print(json.dumps(row, ensure_ascii=False), file=file)
+                    if lives:
+                        print("survives:", name, flush=True)
+
+
+if __name__ == "__main__":
+    main()
