@@ -9,7 +9,6 @@ from selfrefine.tasks import numbers
 _TEXT = r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it)|mbox)"
 _FORMULA = re.compile(r"-?\$[^$]+\$")
 _FORMULAS = r"[\d.]*-?\$[^$]+\$(?:,?\s*(?:,|and\b|or\b)\s*-?\$[^$]+\$)*"
-_TELLING = re.compile(r"\d|\\(?:frac|sqrt|pi|infty|text)")  # more than a variable's name
 _VARIABLE = r"(?:[a-zA-Z](?:_\{?\w+\}?)?|[a-zA-Z]\([a-zA-Z]\)|\\(?!frac|sqrt|text)[a-z]+)"
 _RELATION = r"=|\\equiv(?![a-z])"
 _FUNCTIONS = r"(?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|sqrt|and|mod|infinity"
@@ -121,14 +120,14 @@ def _comes_to(said: str) -> str | None:
     so = r",\s+(?:and\s+)?(?:so|thus|therefore|hence|giving)\b"
     when = r",?\s+(?:when|where|attained|achieved|because|since)\b"
     for cut, part in ((so, -1), (when, 0)):
-        rest = re.split(cut, said)[part].strip()
-        said = rest if re.search(r"\d|\$", rest) else said
+        said = rest if re.search(r"\d|\$", rest := re.split(cut, said)[part].strip()) else said
     masked = _FORMULA.sub(lambda formula: "$" * len(formula[0]), said)
     start = max((found.end() for found in re.finditer(_COPULA, masked)), default=0)
     if found := _opening(said[start:]):
         return found
     if formulas := re.findall(_FORMULAS, said):
-        return _value((list(filter(_TELLING.search, formulas)) or formulas)[-1].replace("$", ""))
+        telling = [each for each in formulas if re.search(r"\d|\\(?:frac|sqrt|pi|infty|text)", each)]  # not "$x$"
+        return _value((telling or formulas)[-1].replace("$", ""))
     return numbers.outcome(numbers.plain(said))
 
 

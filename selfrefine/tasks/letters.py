@@ -143,7 +143,7 @@ class Letters:
         for sentence in said:
             for match in self.mention.finditer(sentence):
                 start = match.start(match.lastindex)
-                before = _TURN.split(sentence[max(0, start - 200) : start])[-1]
+                before = _TURN.split(sentence[max(0, start - 120) : start])[-1]
                 if not _NEGATED.search(before) and not _DENIED.match(sentence, match.end()):
                     kept.add(match[match.lastindex].upper())
         return _one(kept)

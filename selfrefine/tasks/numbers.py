@@ -41,8 +41,8 @@ _FORMS = (
 )
 # words before the outcome of a calculation or an inference: the number meant stands after the last of them
 _OUTCOME = re.compile(r"""(?ix)= | ≈ | \bequals?\b | \bequ(?:al|ivalent)\ to\b | \bso\b(?!\ as\b|[^.,]{0,60}enough\b)
-    | (?<!to\ )\bget\b | \b(?:add|subtract|multipl|divid)\w*\b[^.]{0,160}?\bto\ get\b | \b(?:or|then|to\ find
-    |left\ with|giv(?:es?|ing)|leav(?:es?|ing)|total\ of|means?\ that|(?:which|that)(?:'s|\ (?:is|are|was|gives|leaves)))\b""")
+    | \b(?:or|get|then|to\ find|left\ with|giv(?:es?|ing)|leav(?:es?|ing)|total\ of|means?\ that)\b
+    | \b(?:which|that)(?:'s|\ (?:is|are|was|gives|leaves|means|makes|equals|totals))\b""")
 # "In 5 days, she makes $18": a clause that comes before what the sentence says
 _OPENING = re.compile(rf"""(?ix)^(?:{CONCLUDING})?\W*(?:in|after|for|on|with|if|since|at|over|when|given|by|out\ of|to
     |from|because|during|before|once|as)\b(?:[^,]|(?<=\d),(?=\d)){{0,200}}?(?:(?<=[a-z]),\s+|,\s+(?=\D))""")
@@ -110,7 +110,8 @@ def outcome(sentence: str) -> str | None:
     After the last "=", "which is", "so" that a number follows; there the first number that is not part of
     an opening clause ("In 5 days, ...") and does not refer to something known ("the 8 adults"). A range is no number.
     """
-    said = _PURPOSE.sub("", sentence, count=1)
+    maths = re.search(r"(?i)\b(?:add|subtract|multipl|divid)\w*\b.*\bto get\b", sentence)
+    said = sentence if maths else _PURPOSE.sub("", sentence, count=1)
     said = said if _NUMBER.search(said) else sentence
     last = max((match.start() for match in _NUMBER.finditer(said)), default=0)
     start = max((match.end() for match in _OUTCOME.finditer(said) if match.end() <= last), default=0)
