@@ -79,9 +79,7 @@ class Latex:
             return formula if "nswer" in formula else f"${formula}$"
 
         text = re.sub(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", inline, text, flags=re.DOTALL)
-        money = re.compile(
-            r"\$(?=\d[\d,.]*(?:[\s.,;)\"]|$))"
-        )  # a dollar without its other half, unless a cut formula's
+        money = re.compile(r"\$(?=\d[\d,.]*(?:[\s.,;)\"]|$))")  # a dollar without its other half
         return "\n".join(money.sub("", line) if line.count("$") % 2 else line for line in text.split("\n"))
 
     def head(self, span: str) -> str | None:
