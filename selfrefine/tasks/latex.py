@@ -62,8 +62,7 @@ _FORMS = (
 class Latex:
     """The reader for MATH, and for any other target that is no number."""
 
-    def same(self, read: str, target: str) -> bool:
-        return equal(read, target, normalised=True)
+    same = staticmethod(lambda read, target: equal(read, target, normalised=True))
 
     def plain(self, text: str) -> str:
         """`text` without Markdown, money and doubled backslashes, and every formula as $...$ on one line."""
@@ -80,14 +79,13 @@ class Latex:
             return formula if "nswer" in formula else f"${formula}$"
 
         text = re.sub(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", inline, text, flags=re.DOTALL)
-        lines = text.split("\n")  # a dollar without its other half is money, or a formula that was cut off
-        money = re.compile(r"\$(?=\d[\d,.]*(?:[\s.,;)\"]|$))")
-        return "\n".join(money.sub("", line) if line.count("$") % 2 else line for line in lines)
+        money = re.compile(r"\$(?=\d[\d,.]*(?:[\s.,;)\"]|$))")  # a dollar without its other half
+        return "\n".join(money.sub("", line) if line.count("$") % 2 else line for line in text.split("\n"))
 
     def head(self, span: str) -> str | None:
         """What stands behind "the answer is": a formula or number, a name, or a sentence that comes to one of them."""
-        said = re.split(r"\.(?:\s|$)|\n", span.strip(" \n:*_").lstrip("}"))[0].strip()
-        said = _ASIDE.sub("", said)
+        said = re.split(r"\.(?:\s|$)|\n", span.strip(" \n:*_").lstrip("}"))[0]
+        said = _ASIDE.sub("", said.strip())
         if said.count("$") % 2 or said.count("{") != said.count("}"):
             return None  # cut off
         if not _prose(said):

@@ -115,8 +115,7 @@ def outcome(sentence: str) -> str | None:
     said = said if _NUMBER.search(said) else sentence
     last = max((match.start() for match in _NUMBER.finditer(said)), default=0)
     start = max((match.end() for match in _OUTCOME.finditer(said) if match.end() <= last), default=0)
-    rest = _OPENING.sub("", said[start:], count=1)
-    said = rest if _NUMBER.search(rest) else said[start:]
+    said = rest if _NUMBER.search(rest := _OPENING.sub("", said[start:], count=1)) else said[start:]
     found = [(match, said[max(0, match.start() - 40) : match.start()]) for match in _NUMBER.finditer(said)]
     new = [match for match, before in found if not _KNOWN.search(before)] or [match for match, _ in found]
     if not new or _RANGE.search(said):
@@ -132,9 +131,7 @@ class Numbers:
     """The reader for a question whose target is a number."""
 
     plain = staticmethod(plain)
-
-    def same(self, read: str, target: str) -> bool:
-        return value(read) == value(target)
+    same = staticmethod(lambda read, target: value(read) == value(target))
 
     def head(self, span: str) -> str | None:
         """The number that the span's first sentence comes to, in digits or words: "5 + 13 = $18.", "thirteen"."""

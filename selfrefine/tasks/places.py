@@ -64,8 +64,7 @@ _RESTATES = re.compile(r"""(?isx)\s*(?:sure|great|ok(?:ay)?|of\ course|certainly
 
 
 def own_part(text: str) -> str:
-    """The answer itself: after a reasoning block, up to the next question that the model goes on to invent; nothing
-    where the reasoning never ended."""
+    """The answer itself: what follows the reasoning (which must have ended), up to a next question that is invented."""
     if "<think>" in text.rpartition("</think>")[2]:
         return ""
     text = re.sub(r"\s{9,}", lambda gap: "\n\n" if "\n" in gap[0] else " ", text.rsplit("</think>", 1)[-1])
@@ -135,9 +134,8 @@ def stated(text: str, _=None) -> list[Span]:
 
 def judged(text: str, reader) -> list[Span]:
     """Before a weaker verdict on an option, such as "is correct" and "seems most plausible"."""
-    if not hasattr(reader, "options"):
-        return []
-    return [span for match in list(_JUDGED.finditer(text))[-MOST:] if (span := _before(text, match))]
+    found = list(_JUDGED.finditer(text))[-MOST:] if hasattr(reader, "options") else []
+    return [span for match in found if (span := _before(text, match))]
 
 
 def concluding(text: str, reader) -> list[Span]:
