@@ -136,6 +136,16 @@ def test_probing_takes_the_likeliest_letter(command, student_folder, tokenizer, 
         assert letter == max(letters, key=lambda x: logits[tokenizer(x, add_special_tokens=False).input_ids[0]].item())
 
 
+def test_probing_reads_whole_batches(student, tokenizer, monkeypatch):
+    """Five prompts two by two, longest first: a batch that is all done is left out, one done in part read as it was."""
+    monkeypatch.setattr("selfrefine.probe.READ", 2)
+    prompts = [[1, *range(5, 6 + n)] for n in (3, 1, 9, 4, 2)]
+    straight = dict(likeliest_letters(student, tokenizer, prompts, [3, 2, 4, 2, 3], ()))
+    resumed = dict(likeliest_letters(student, tokenizer, prompts, [3, 2, 4, 2, 3], {0, 2, 3}))
+    assert [*straight] == [2, 3, 0, 4, 1] and [*resumed] == [0, 4, 1]
+    assert resumed == {index: straight[index] for index in resumed}
+
+
 def test_probing_a_head_with_a_bias_is_refused(command, questions, tmp_path, capsys):
     folder = write_student(tmp_path / "model", "phi", pad_token_id=0)
     assert command(evaluate, *flags(folder, questions(CHOICES), tmp_path / "e.json", "--method", "probe")) == 2
