@@ -237,7 +237,8 @@ def test_dry_run_prints_the_plan(command, tmp_path, capfd):
     [
         ('{"task": "a", "id": "1"}\n', "line 1 is neither"),
         ("", "has no answers"),
-        ("{\n", "line 1 is not JSON"),
+        ('{"task"\n', "line 1 is not JSON"),
+        ("{\n", "is not JSON (Expecting property name enclosed in double quotes: line 2"),
         ('{"task": ["a"], "id": "1", "prompt": "cot", "question": "q", "text": "t", "target": "A"}\n', "is neither"),
         ('{"task": "a", "id": "1", "prompt": "cot", "question": "q", "text": null, "target": "A"}\n', "is neither"),
     ],
