@@ -165,10 +165,7 @@ def _add_training_flags(parser: Parser, *, lora_dropout: float, batch_size: str)
         help="steps between validations (default: a tenth of the run)",
     )
     parser.add_argument(
-        "--max-dropped",
-        type=share,
-        default=0.01,
-        help="stop where a greater share of the rows cannot be used",
+        "--max-dropped", type=share, default=0.01, help="stop where a greater share of the rows cannot be used"
     )
     add_chat_template_flag(parser)
     lora = parser.add_argument_group("LoRA (unsaid in the paper: the cited QLoRA's)")
@@ -192,9 +189,7 @@ def _add_training_flags(parser: Parser, *, lora_dropout: float, batch_size: str)
         help="tokens, padding included, that go through at a time (default: 2048 on a GPU, 1024 on a CPU)",
     )
     memory.add_argument(
-        "--gradient-checkpointing",
-        action="store_true",
-        help="recompute activations in the backward: slower, smaller",
+        "--gradient-checkpointing", action="store_true", help="recompute activations in the backward: slower, smaller"
     )
     add_plain_flag(memory)
     memory.add_argument(

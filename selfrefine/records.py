@@ -67,10 +67,7 @@ class Preference:
 
 
 Record = TypeVar("Record", Demonstration, Preference)
-_REQUIRED = {
-    Demonstration: ("instruction", "input", "output", "target"),
-    Preference: ("prompt", "chosen", "rejected"),
-}
+_REQUIRED = {Demonstration: ("instruction", "input", "output", "target"), Preference: ("prompt", "chosen", "rejected")}
 _CONVERT = {Demonstration: formats.demonstration, Preference: formats.preference}
 _MAY_BE_EMPTY = {
     "instruction",

@@ -14,13 +14,7 @@ NAME = "matmul"
 
 
 def attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    **_,
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, **_
 ) -> tuple[Tensor, None]:
     """softmax(QKᵀ · scaling + mask) V: query (B, h, T, d), key and value (B, h_kv, S, d), mask (B, 1, T, S) additive
     -> (B, T, h, d)."""

@@ -13,10 +13,7 @@ from selfrefine.model.template import ChatTemplate, Marks, fill, marks
 
 
 def uses_chat_template(
-    tokenizer: Tokenizer,
-    choice: str,
-    trained: ChatTemplate | None = None,
-    arguments: dict[str, object] | None = None,
+    tokenizer: Tokenizer, choice: str, trained: ChatTemplate | None = None, arguments: dict[str, object] | None = None
 ) -> ChatTemplate:
     """`auto`: as the adapter was trained, else the tokenizer's chat template where it has one; `none`: plain prompts;
     `always`: the template, which must be there. With `arguments`, these in place of True.

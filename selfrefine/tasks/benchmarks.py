@@ -122,11 +122,7 @@ SOURCES = {
         lambda row: (clean(row["problem"]), (), (boxed(row["solution"]) or [("", "")])[-1][1]),
     ),
     "mmlu": Source(
-        "cais/mmlu",
-        ("all",),
-        "c30699e8356da336a370243923dbaf21066bb9fe",
-        ("question", "choices", "answer"),
-        _mmlu,
+        "cais/mmlu", ("all",), "c30699e8356da336a370243923dbaf21066bb9fe", ("question", "choices", "answer"), _mmlu
     ),
 }
 

@@ -141,14 +141,7 @@ def _story(
     name, he, his = protagonist
     things, (boxes, box) = rng.choice(THINGS), rng.choice(BOXES)
     him = {"he": "him", "she": "her"}[he]
-    slots = {
-        "name": name,
-        "Name": name[0].upper() + name[1:],
-        "he": he,
-        "He": he.capitalize(),
-        "his": his,
-        "him": him,
-    }
+    slots = {"name": name, "Name": name[0].upper() + name[1:], "he": he, "He": he.capitalize(), "his": his, "him": him}
     slots |= {"himself": him + "self", "other": other, "Other": other}
     slots |= {"things": things, "thing": singular(things), "boxes": boxes, "box": box} | numbers
     wording = re.sub(r"\[([^]]*)\]", lambda choice: rng.choice(choice[1].split("|")), text)

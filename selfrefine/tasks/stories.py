@@ -16,14 +16,8 @@ HE, SHE = ("he", "his"), ("she", "her")
 PROTAGONISTS = tuple(
     (name, *pronouns)
     for pronouns, names in (
-        (
-            HE,
-            "Adam Ben Carl Dan Eric Frank Henry Ivan Jack Kevin Luke Mike Nick Oscar Paul Robin Sam Tom Will Victor",
-        ),
-        (
-            SHE,
-            "Amy Bella Cara Diana Emma Faye Gina Haley Isabel Jenny Kate Lisa Maria Nancy Olivia Paige Rachel Sarah",
-        ),
+        (HE, "Adam Ben Carl Dan Eric Frank Henry Ivan Jack Kevin Luke Mike Nick Oscar Paul Robin Sam Tom Will Victor"),
+        (SHE, "Amy Bella Cara Diana Emma Faye Gina Haley Isabel Jenny Kate Lisa Maria Nancy Olivia Paige Rachel Sarah"),
     )
     for name in names.split()
 ) + tuple(
