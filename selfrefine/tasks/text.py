@@ -9,17 +9,12 @@ import unicodedata
 
 _TRUTH = {"yes": True, "true": True, "no": False, "false": False}
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{\s*(?:\\text\w*\s*\{)?([^{}]*)\}")
-_STATED = re.compile(
-    r"\b(?:answer|solution|result)\b[^.:\n]{0,60}?(?:\b(?:is|are|was|were|be)\b|:)[\s:]*|####\s*", re.IGNORECASE
-)
+_STATED = re.compile(r"(?i)\b(?:answer|solution|result)\b[^.:\n]{0,60}?(?:\b(?:is|are|was|were|be)\b|:)[\s:]*|####\s*")
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\bSt\.)(?<!\b[DM]r\.)(?<!\bMrs\.)\s+(?=[\w'(])|\n+")
 _COPULA = re.compile(r"\b(?:is|are|was|were|equals)\b|:|=", re.IGNORECASE)
-_OF_THE_SUBJECT = re.compile(
-    r"\s*(?:the|an?|called|known as|named)\b", re.IGNORECASE
-)  # "Paris is the capital of France"
+_OF_THE_SUBJECT = re.compile(r"(?i)\s*(?:the|an?|called|known as|named)\b")  # "Paris is the capital of France"
 _LEADING = re.compile(
-    r"(?:just|simply|indeed|called|named|known as|(?:\w+(?:ed|en)|made|in|at|on)(?: by| in| at| as)?|by|from) ",
-    re.IGNORECASE,
+    r"(?i)(?:just|simply|indeed|called|named|known as|(?:\w+(?:ed|en)|made|in|at|on)(?: by| in| at| as)?|by|from) "
 )
 _TRAILING = re.compile(
     r"[,;(]|\s[-–—]\s|\.\s|\s(?:because|since|as|which|who|that|where|when|while|in|on|at|of|for|from|by|with|has|had|won|wrote|made|did)\s"
@@ -99,9 +94,7 @@ def _stated(text: str) -> list[str]:
 def _opening(text: str) -> list[str]:
     """A phrase that is no sentence, at the beginning: a direct answer, explained or not."""
     first, *others = _SENTENCE.split(text)
-    answers = _COPULA.search(first) is None or re.match(
-        r"(?:yes|no|true|false)\b\s*(?:[,.;:!]|$)", first, re.IGNORECASE
-    )
+    answers = _COPULA.search(first) is None or re.match(r"(?i)(?:yes|no|true|false)\b\s*(?:[,.;:!]|$)", first)
     bare = answers and len(first.split()) <= 12 and not _UNDER_WAY.search(first)
     return [first] if bare and not any(map(_RETHOUGHT.search, others)) else []
 
