@@ -49,13 +49,10 @@ def main() -> None:
 def _parse() -> argparse.Namespace:
     parser = command.Parser(__doc__)
     command.add_student_flag(parser)
-    parser.add_argument(
-        "--adapter", nargs="+", action="extend", default=[], metavar="DIR", help="from train_it.py or train_dpo.py"
-    )
+    made_by = "from train_it.py or train_dpo.py"
+    parser.add_argument("--adapter", nargs="+", action="extend", default=[], metavar="DIR", help=made_by)
     parser.add_argument("question", nargs="?", help="what to ask")
-    parser.add_argument(
-        "--options", nargs="+", default=[], metavar="TEXT", help="of a multiple choice; behind the question"
-    )
+    parser.add_argument("--options", nargs="+", default=[], metavar="TEXT", help="of a choice; behind the question")
     parser.add_argument("--temperature", type=command.rate, default=0.1, help="C.2")
     command.add_sampling_flags(parser)
     parser.add_argument("--max-new-tokens", type=command.positive, default=512, help="unsaid in the paper")

@@ -44,12 +44,9 @@ def read_lines(path: Path, *, torn_end: bool = False, mend: bool = False) -> Ite
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
-    suffix = path.suffix.lower()
-    if suffix in _TABLES:
-        raise UserError(
-            f"{path} is a table: make it JSONL, python -c \"import pandas; pandas.{_TABLES[suffix]}('{path}')"
-            f".to_json('{path}.jsonl', orient='records', lines=True)\"."
-        )
+    if reader := _TABLES.get(path.suffix.lower()):
+        convert = f"pandas.{reader}('{path}').to_json('{path}.jsonl', orient='records', lines=True)"
+        raise UserError(f'{path} is a table: make it JSONL, python -c "import pandas; {convert}".')
     whole = content.rfind(b"\n") + 1
     if (torn_end or mend) and content[whole:].startswith(TORN):
         content = content[:whole]
@@ -105,9 +102,7 @@ def lock(path: Path) -> FileLock:
         open(path, "a").close()
         held.acquire(blocking=False)
     except Timeout:
-        raise UserError(
-            f"--output: another process is writing there ({path}); wait for it or choose another."
-        ) from None
+        raise UserError(f"--output: another process is writing there ({path}); wait or choose another.") from None
     except OSError as error:
         raise UserError(f"--output: {path} cannot be written: {error.strerror}; choose another place.") from None
     return held

@@ -23,9 +23,7 @@ def likeliest_letters(
     Raises UserError for a student whose head has a bias, which `response_log_probs` does not add.
     """
     if student.get_output_embeddings().bias is not None:
-        raise UserError(
-            f"--method probe: a {student.config.model_type} model's head has a bias: take --method generate."
-        )
+        raise UserError(f"--method probe: a {student.config.model_type}'s head has a bias: take --method generate.")
     longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     for begin in range(0, len(prompts), READ):
         read = longest_first[begin : begin + READ]

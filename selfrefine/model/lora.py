@@ -36,9 +36,7 @@ class NF4Linear(bnb.nn.Linear4bit):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, device: torch.device):
         outputs, inputs = weight.shape
-        super().__init__(
-            inputs, outputs, bias=False, compute_dtype=dtype, quant_type="nf4", device=torch.device("meta")
-        )
+        super().__init__(inputs, outputs, bias=False, compute_dtype=dtype, quant_type="nf4", device="meta")
         values = weight.to(device).contiguous()
         self.weight = bnb.nn.Params4bit(values, requires_grad=False, quant_type="nf4", module=self).to(device)
         self.weight.quant_state.dtype = dtype  # what dequantising gives

@@ -80,10 +80,8 @@ def restore(folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.
                 parameter.copy_(tensors[name])
             prefix = f"{name}."
             moments = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            device = parameter.device
-            optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(device) for key, value in moments.items()
-            }
+            on = {key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()}
+            optimizer.state[parameter] = on
         print(f"resuming after step {progress.step} from {checkpoint}")
         return progress
     print(f"--resume: no checkpoint in {folder}; starting afresh.")
