@@ -69,7 +69,7 @@ def read_settings(folder: Path) -> AdapterSettings:
         unknown += [init] if (init := str(config.get("init_lora_weights"))).startswith(_BASE_CHANGED) else []
         unknown += [kind] if (kind := config.get("peft_type", "LORA")) != "LORA" else []
         if unknown:
-            raise UserError(f"{folder}: has {', '.join(unknown)}: only plain LoRA, one r and α, is read here.")
+            raise UserError(f"{folder}: one with {', '.join(unknown)}: only plain LoRA, one r and α, is read here.")
         settings = AdapterSettings(
             rank=config["r"],
             alpha=config["lora_alpha"],

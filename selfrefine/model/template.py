@@ -11,7 +11,7 @@ _CONTENT = "selfrefine-content"
 # in place of transformers' function of this name, whose date is today's
 _CODES = re.findall("%-?.", "%-d%-m%a%A%b%B%d%m%y%Y%j%H%I%M%S%p")
 _FILLED = "".join(f".replace({code!r}, {DATE.strftime(code)!r})" for code in _CODES)
-_TODAY = f"{{% macro strftime_now(format) %}}{{{{ format{_FILLED} }}}}{{% endmacro %}}{{{{ '' }}}}"
+_TODAY = "{% macro strftime_now(format) %}{{ format" + _FILLED + " }}{% endmacro %}{{ '' }}"
 
 # False: plain prompts; True: the template; with its arguments, where any are given, in place of True
 ChatTemplate = bool | dict[str, object]
