@@ -31,16 +31,10 @@ def main() -> None:
             load_adapter(student, adapter, student_id)
         fast.speed_up(student)
         forms = {form: prompt(question, cot=form == "x̂") for form in ("x", "x̂")}
-        answers = sample(
-            student,
-            [encode_prompt(tokenizer, text, chat_template=template) for text in forms.values()],
-            [row_seed(args.seed, form) for form in forms],
-            end_ids=end_ids(student, tokenizer, template),
-            temperature=args.temperature,
-            max_new_tokens=args.max_new_tokens,
-            top_k=top_k,
-            top_p=top_p,
-        )
+        prompts = [encode_prompt(tokenizer, text, chat_template=template) for text in forms.values()]
+        how = {"temperature": args.temperature, "max_new_tokens": args.max_new_tokens, "top_k": top_k, "top_p": top_p}
+        seeds, ends = [row_seed(args.seed, form) for form in forms], end_ids(student, tokenizer, template)
+        answers = sample(student, prompts, seeds, end_ids=ends, **how)
         for index, answer in sorted(answers, key=lambda one: one[0]):
             cut = "" if answer.ended else f" [cut at {args.max_new_tokens} tokens]"
             print(f"\n--- {adapter or 'bare student'}, {list(forms)[index]}\n{decode(tokenizer, answer.ids)}{cut}")

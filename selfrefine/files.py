@@ -54,14 +54,17 @@ def read_lines(path: Path, *, torn_end: bool = False, mend: bool = False) -> Ite
             os.truncate(path, whole)
     content = content.removeprefix(b"\xef\xbb\xbf")
     if content.lstrip().startswith((b"[", b"{\n", b"{\r")):
-        rows = _parsed(content, str(path))
-        for number, row in enumerate(rows if isinstance(rows, list) else [rows], start=1):
-            yield f"{path} row {number}", _object(row, f"{path} row {number}")
-        return
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if line.strip():
-            place = f"{path} line {number}"
-            yield place, _object(_parsed(line, place), place)
+        whole = _parsed(content, str(path))
+        found = (
+            (f"{path} row {n}", row) for n, row in enumerate(whole if isinstance(whole, list) else [whole], start=1)
+        )
+    else:
+        lines = ((f"{path} line {n}", line) for n, line in enumerate(content.split(b"\n"), start=1) if line.strip())
+        found = ((place, _parsed(line, place)) for place, line in lines)
+    for place, row in found:
+        if not isinstance(row, dict):
+            raise UserError(f"{place} is not a JSON object: mend or remove it.")
+        yield place, row
 
 
 def _parsed(content: bytes, place: str) -> object:
@@ -72,12 +75,6 @@ def _parsed(content: bytes, place: str) -> object:
         raise UserError(f"{place} is not UTF-8: save the file as text in UTF-8, unpacked.") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place} is not JSON ({str(error)[:100]}): mend it or, if it is a line, remove it.") from None
-
-
-def _object(value: object, place: str) -> dict:
-    if not isinstance(value, dict):
-        raise UserError(f"{place} is not a JSON object: mend or remove it.")
-    return value
 
 
 def beside(path: Path, ending: str) -> Path:

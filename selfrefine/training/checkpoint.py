@@ -7,7 +7,6 @@ A checkpoint is written into a draft folder, synced and renamed, so that it is t
 import json
 import math
 import os
-import re
 import shutil
 import sys
 from dataclasses import asdict, dataclass
@@ -58,7 +57,9 @@ def save_checkpoint(
     target = root / f"step-{progress.step:08d}"
     shutil.rmtree(target, ignore_errors=True)
     os.rename(draft, target)
-    _sync(root)
+    descriptor = os.open(root, os.O_RDONLY)
+    os.fsync(descriptor)  # the renaming too
+    os.close(descriptor)
     for old in _found(folder)[KEPT:]:
         shutil.rmtree(old)
 
@@ -90,14 +91,4 @@ def restore(folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.
 
 def _found(folder: Path) -> list[Path]:
     """Checkpoint folders, newest first."""
-    root = folder / "checkpoints"
-    named = [path for path in root.glob("step-*") if re.fullmatch(r"step-\d{8}", path.name)]
-    return sorted(named, reverse=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return sorted((folder / "checkpoints").glob("step-" + 8 * "[0-9]"), reverse=True)

@@ -23,17 +23,14 @@ Ids = TypeVar("Ids", Example, Pair)
 def kept_demonstrations(args: argparse.Namespace) -> tuple[list[Demonstration], list[Demonstration]]:
     """All demonstrations of --demonstrations, and those that --keep and --fraction keep."""
     read = read_demonstrations(args.demonstrations)
-    kept = keep_correct(read) if args.keep == "correct" else read
+    kept = [row for row in read if args.keep == "all" or is_correct(row)]
     return read, fraction_of(kept, args.fraction, args.seed) if args.fraction else kept
 
 
-def keep_correct(demonstrations: Iterable[Demonstration]) -> list[Demonstration]:
-    """The demonstrations whose answer is right: App. B calls â the "target answer", DPO_CoT wants "correct CoT"."""
-    return [row for row in demonstrations if (row.correct if row.correct is not None else is_correct(row))]
-
-
 def is_correct(row: Demonstration) -> bool:
-    """Whether the teacher's answer, as it is read, is the target."""
+    """Whether the teacher's answer is right: App. B calls â the "target answer", DPO_CoT wants "correct CoT"."""
+    if row.correct is not None:
+        return row.correct
     return grade(row.output, row.target, row.options or options_in(row.input), row.task, row.ended).correct
 
 
