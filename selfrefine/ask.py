@@ -9,7 +9,6 @@ from selfrefine.tasks.questions import LETTERS, Question
 
 
 def main() -> None:
-    """The command."""
     args = _parse()
 
     from selfrefine import fast

@@ -51,7 +51,6 @@ PROMPT, RATIONALE, ANSWER = 100, 130, 4
 
 
 def main() -> None:
-    """The command."""
     args = _parse()
     device, dtype = command.machine(args)
     args.micro_batch_tokens = args.micro_batch_tokens or micro_batch_tokens(device)

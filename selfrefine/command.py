@@ -42,7 +42,6 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 
 
 def add_machine_flags(parser: Parser) -> None:
-    """--seed, --device and --dtype."""
     group = parser.add_argument_group("machine")
     group.add_argument("--seed", type=natural, default=0, help="all randomness follows from it")
     group.add_argument("--device", default="auto", help="cuda, cuda:N or cpu; auto takes cuda where there is one")
@@ -61,7 +60,6 @@ def add_student_flag(parser: Parser) -> None:
 
 
 def add_data_flag(parser: Parser) -> None:
-    """--data, or SELFREFINE_DATA."""
     told = "read DIR/<task>/<split>.jsonl, rows in the Hub's schema, in place of the Hub (or set SELFREFINE_DATA)"
     folder = os.environ.get("SELFREFINE_DATA") or None  # argparse gives a text its type
     parser.add_argument("--data", type=Path, default=folder, metavar="DIR", help=told)
@@ -78,13 +76,11 @@ def add_chat_template_flag(parser: Parser) -> None:
 
 
 def add_plain_flag(parser: argparse.ArgumentParser) -> None:
-    """--plain."""
     told = "the formulas as they read, without selfrefine/fast/: slower, larger"
     parser.add_argument("--plain", action="store_true", help=told)
 
 
 def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
-    """--top-k and --top-p."""
     own = "(default: the model's generation_config.json, which Table 4 and C.2 leave as it is, else {})"
     told = f"draw from the K likeliest tokens, 0: all {own.format('50')}"
     parser.add_argument("--top-k", type=natural, metavar="K", help=told)

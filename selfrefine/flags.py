@@ -87,8 +87,7 @@ def evaluation(doc: str) -> argparse.Namespace:
 
 
 def _add_training_flags(parser: Parser, *, lora_dropout: float, batch_size: str) -> None:
-    """What both phases take: output, data kept, batch (`batch_size`: the default's source), LoRA, memory, saving,
-    machine."""
+    """What both phases take; `batch_size` is the source of that default."""
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="the run folder, adapter at its root")
     told = "demonstrations to use: those whose answer is right, or all"
     parser.add_argument("--keep", choices=("correct", "all"), default="correct", help=told)

@@ -6,8 +6,7 @@ _ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}  # ShareGP
 
 
 def demonstration(row: dict, place: str) -> dict:
-    """A row with `instruction`, `input` and `output`: from a chat of one question and its answer, or TRL's `prompt` and
-    `completion`, too.
+    """A row with `instruction`, `input` and `output`: also from a chat of a question and its answer, or TRL's columns.
 
     An instruction without an input is the whole question: then it is the `input`, to which the trigger can be put.
     """

@@ -24,7 +24,6 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def main() -> None:
-    """The command."""
     args = _parse()
     folder, dtype = find(args.student), DTYPES[args.dtype]
     config = read_config(folder)

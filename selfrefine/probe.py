@@ -17,8 +17,7 @@ READ = 8  # prompts read together, of like lengths
 def likeliest_letters(
     student: Student, tokenizer: Tokenizer, prompts: list[list[int]], options: list[int], done: Container[int]
 ) -> Iterator[tuple[int, str]]:
-    """Yield (index, letter) for the prompts of each batch that is not all `done`: argmax over a prompt's options of
-    log π(letter | prompt).
+    """Yield (index, letter) for prompts in batches not all `done`: argmax over the options of log π(letter | prompt).
 
     Raises UserError for a student whose head has a bias, which `response_log_probs` does not add.
     """

@@ -127,8 +127,7 @@ def require_student(folder: Path, settings: AdapterSettings, fingerprint: str) -
 def load_adapter(student: nn.Module, folder: Path, fingerprint: str, *, dropout: float | None = None) -> None:
     """Put the adapter of `folder` over `student`, in place, with `dropout` in place of the stored one if given.
 
-    Strict: raises UserError for another student's adapter and for missing, unexpected, misshapen, non-finite or
-    all-zero tensors.
+    UserError for another student's adapter, and for missing, unexpected, misshapen, non-finite or all-zero tensors.
     """
     settings = read_settings(folder)
     require_student(folder, settings, fingerprint)

@@ -18,8 +18,7 @@ def uses_chat_template(
     """`auto`: as the adapter was trained, else the tokenizer's chat template where it has one; `none`: plain prompts;
     `always`: the template, which must be there. With `arguments`, these in place of True.
 
-    `trained` is the adapter's own way, None without one or where it is not noted. Raises UserError where `choice` or
-    `arguments` contradict it.
+    `trained` is the adapter's own way, None without one or where not noted; UserError where others contradict it.
     """
     has = tokenizer.chat_template is not None
     if trained is not None:

@@ -1,5 +1,4 @@
-"""QLoRA (§3.2.1): a hand-written LoRA adapter (Hu et al., 2021) over a frozen 4-bit layer (NF4, double quantisation;
-Dettmers et al., 2023).
+"""QLoRA (§3.2.1; Dettmers et al., 2023): LoRA (Hu et al., 2021) over a frozen 4-bit layer (NF4, double quantisation).
 
         x (..., in), compute dtype
         │
@@ -76,8 +75,7 @@ class LoRALinear(nn.Module):
 def add_lora(
     student: nn.Module, *, rank: int, alpha: float, dropout: float, seed: int, targets: Collection[str] = LINEARS
 ) -> None:
-    """Put an adapter over the 4-bit layers of `student` that `targets` names, in place; A is drawn from `seed`, alike
-    on any device."""
+    """Put an adapter over the 4-bit layers of `student` that `targets` names, in place; A is the same on any device."""
     generator = torch.Generator().manual_seed(seed)
     for path, layer in list(student.named_modules()):
         parent, _, name = path.rpartition(".")

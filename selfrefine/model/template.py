@@ -29,8 +29,7 @@ class Marks:
 def fill(
     tokenizer: Tokenizer, chat_template: ChatTemplate, user: str, assistant: str | None = None, **how
 ) -> str | list[int]:
-    """The template filled in with a user's turn and an assistant's, or its beginning where that is None; `how` says in
-    what form."""
+    """The template filled in with a user's turn and an assistant's, or its beginning where that is None."""
     turns = [{"role": "user", "content": user}]
     turns += [] if assistant is None else [{"role": "assistant", "content": assistant}]
     arguments = chat_template if isinstance(chat_template, dict) else {}

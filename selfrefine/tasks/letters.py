@@ -72,8 +72,7 @@ class Letters:
         return whole or (self._opens(first[:1].upper() + first[1:]) if opens else None)
 
     def sentence(self, span: str) -> str | None:
-        """The one option that a sentence names and does not deny, by letter ("It is not A but B"), or at its close by
-        text ("So it is ice")."""
+        """The one option that it names and does not deny ("not A but B"), or closes with by text ("So ice")."""
         named = self._affirmed([span])
         complete = re.search(r"[.!\"')]\s*$", span)
         closes = named is None and complete and CONCLUDES.match(span) and not _HEDGED.search(span)

@@ -4,9 +4,8 @@
 `pocket-unseen`   open question, stories that neither pre-training nor the train split contain; only a test
 `pocket-choice`   who has more? two people, each with a calculation; options: the one, the other, both the same
 
-The options of `pocket-choice` stand in a fixed order. Options with numbers ("A) 12") were tried first and
-dropped: a student of this size worked out the number (97 %) but named the letter at chance, also after 90 seconds
-of training on that alone.
+The options of `pocket-choice` stand in a fixed order. Options with numbers ("A) 12") were tried first: a student of
+this size worked out the number (97 %) but named the letter at chance, also after 90 seconds of training on that alone.
 
 The splits differ in their numbers, by construction: a checksum of the problem's numbers says to which split
 they belong, whatever the story. So no test question's numbers, in that order, occur in pre-training or in a

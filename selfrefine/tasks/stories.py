@@ -1,9 +1,8 @@
 # ruff: noqa: E501, a story stays on one line
 """The stories of the pocket task, as data: written for this project, in the manner of two-step school word problems.
 
-They were modelled on MultiArith's kinds of equation, a ± b ∓ c, (a ± b) × c and (a ± b) ÷ c, after looking
-at some rows of its *training* split; no text of it is used. A third of them go further (three steps, two
-products).
+They were modelled on MultiArith's kinds of equation, a ± b ∓ c, (a ± b) × c and (a ± b) ÷ c, after looking at some rows
+of its *training* split; no text of it is used. A third of them go further (three steps, two products).
 
 A template is (steps, text). In the text `[x|y]` is a free choice of wording, `{a}` .. `{d}` are numbers,
 `{name}` (`{Name}` at a sentence's start) is the protagonist, `{he}`, `{his}`, `{He}` the pronouns,

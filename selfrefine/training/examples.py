@@ -1,5 +1,4 @@
-"""From records (lines of the user's files) to examples and pairs of token ids: what is kept, what is left out, and
-that it is said."""
+"""From records (lines of the user's files) to examples and pairs of token ids; what is left out is said."""
 
 import argparse
 from collections.abc import Callable, Iterable
@@ -65,8 +64,7 @@ def examples_of(setup: Setup, records: list[Demonstration]) -> list[Example]:
 
 
 def pairs_of(setup: Setup, records: list[Preference]) -> list[Pair]:
-    """(x̂, y_w, y_l) as ids (x in place of x̂ for Eq. 5). Records that cannot be used are left out, those of equal sides
-    too: their gradient is zero."""
+    """(x̂, y_w, y_l) as ids (x for x̂ in Eq. 5), but of records that are of no use or of equal sides: zero gradient."""
     pairs, problems, equal, turn = [], [], 0, marks(setup.tokenizer, setup.chat_template)
     for record in records:
         prompt = encode_prompt(setup.tokenizer, record.prompt, chat_template=setup.chat_template)
