@@ -54,10 +54,9 @@ def read_lines(path: Path, *, torn_end: bool = False, mend: bool = False) -> Ite
             os.truncate(path, whole)
     content = content.removeprefix(b"\xef\xbb\xbf")
     if content.lstrip().startswith((b"[", b"{\n", b"{\r")):
-        whole = _parsed(content, str(path))
-        found = (
-            (f"{path} row {n}", row) for n, row in enumerate(whole if isinstance(whole, list) else [whole], start=1)
-        )
+        rows = _parsed(content, str(path))
+        rows = rows if isinstance(rows, list) else [rows]
+        found = ((f"{path} row {n}", row) for n, row in enumerate(rows, start=1))
     else:
         lines = ((f"{path} line {n}", line) for n, line in enumerate(content.split(b"\n"), start=1) if line.strip())
         found = ((place, _parsed(line, place)) for place, line in lines)

@@ -81,9 +81,7 @@ def read_settings(folder: Path) -> AdapterSettings:
         )
         wrong = _wrong(settings)
     except FileNotFoundError:
-        raise UserError(
-            f"{folder}: no adapter_config.json there; give what train_it.py or train_dpo.py wrote."
-        ) from None
+        raise UserError(f"{folder}: no adapter_config.json; give what train_it.py or train_dpo.py wrote.") from None
     except (ValueError, KeyError, TypeError, AttributeError, OSError, SafetensorError) as error:
         wrong = f"{type(error).__name__} {error}"
     if wrong:
