@@ -47,17 +47,17 @@ def read(text: str, target: str) -> tuple[str | None, str]:
     """
     text = re.sub(r"[*`\"“”$]", "", text.replace("’", "'")).strip()
     find = _truth if target.strip(" .").lower() in _TRUTH else _phrase
-    for rule, places in (("boxed", _boxed), ("stated", _stated), ("opening", _opening), ("concluding", _concluding)):
-        found = find(places(text), target)
-        if found:
-            return found, rule
-    return None, "none"
+    places = {"boxed": _BOX.findall(text)[-1:], "stated": _stated(text), "opening": _opening(text)}
+    places["concluding"] = _concluding(text)
+    return next(((found, rule) for rule, said in places.items() if (found := find(said, target))), (None, "none"))
 
 
 def _phrase(places: list[str], target: str) -> str | None:
     """The target where one of the forms of what is said is it, else the first; a bare number has the target's unit."""
-    forms = [normalise(form) for place in places for form in _forms(place)]
-    wanted = normalise(target)
+    forms, wanted = [], normalise(target)
+    for place in places:  # as it stands, and without what may lead up to it or follow
+        bare = _LEADING.sub("", place.strip(), count=1) if _LEADING.match(place.strip()) else place
+        forms += [normalise(form) for whole in (place, bare) for form in (whole, _TRAILING.split(whole.strip())[0])]
     if wanted in forms or re.sub(r"(?<=\d) \D+$", "", wanted) in forms:
         return wanted
     return next(filter(None, forms), None)
@@ -72,16 +72,6 @@ def _truth(places: list[str], target: str) -> str | None:
                 same = _TRUTH[word] == _TRUTH[target.strip(" .").lower()]
                 return normalise(target) if same else word
     return None
-
-
-def _forms(place: str) -> list[str]:
-    """What is said, as it stands, and without what may lead up to it or follow."""
-    bare = _LEADING.sub("", place.strip(), count=1) if _LEADING.match(place.strip()) else place
-    return [form for whole in (place, bare) for form in (whole, _TRAILING.split(whole.strip())[0])]
-
-
-def _boxed(text: str) -> list[str]:
-    return _BOX.findall(text)[-1:]
 
 
 def _stated(text: str) -> list[str]:
