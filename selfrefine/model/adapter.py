@@ -64,8 +64,7 @@ def read_settings(folder: Path) -> AdapterSettings:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         noted = folder / "selfrefine.json"
         known = json.loads(noted.read_text(encoding="utf-8")) if noted.exists() else {}
-        extras = {name: config[name] for name in _BESIDES.split() if config.get(name) not in (None, "none", [], {})}
-        unknown = [name for name, value in extras.items() if value is not False]
+        unknown = [name for name in _BESIDES.split() if config.get(name) not in (None, False, "none", [], {})]
         unknown += [init] if (init := str(config.get("init_lora_weights"))).startswith(_BASE_CHANGED) else []
         unknown += [kind] if (kind := config.get("peft_type", "LORA")) != "LORA" else []
         if unknown:
@@ -145,7 +144,7 @@ def load_adapter(student: nn.Module, folder: Path, fingerprint: str, *, dropout:
     for name in [*wanted, *stored]:
         if name not in stored or name not in wanted:
             what = "is missing" if name in wanted else "has no place in this student"
-            raise UserError(f"{path}: tensor {name} {what}: it is an adapter for another model, or for some layers.")
+            raise UserError(f"{path}: tensor {name} {what}: an adapter for another model, or for some layers alone.")
     for name, parameter in wanted.items():
         if stored[name].shape != parameter.shape:
             raise UserError(
