@@ -119,11 +119,9 @@ def build(
         if path in blocks and kind == "bias":
             biases[path] = tensor
         elif path in blocks:
-            parent, _, attribute = path.rpartition(".")
-            setattr(student.get_submodule(parent), attribute, NF4Linear(tensor, None, dtype, device))
+            student.set_submodule(path, NF4Linear(tensor, None, dtype, device))
         elif key not in tied:
-            parameter = nn.Parameter(tensor.to(device, dtype), requires_grad=False)
-            setattr(student.get_submodule(path), kind, parameter)
+            setattr(student.get_submodule(path), kind, nn.Parameter(tensor.to(device, dtype), requires_grad=False))
     missing = sorted(set(wanted) - found - tied)
     if missing:
         raise UserError(f"{name}: {len(missing)} tensors are missing, the first is {missing[0]}.")
