@@ -64,7 +64,8 @@ def read_settings(folder: Path) -> AdapterSettings:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         noted = folder / "selfrefine.json"
         known = json.loads(noted.read_text(encoding="utf-8")) if noted.exists() else {}
-        unknown = [name for name in _BESIDES.split() if config.get(name) not in (None, False, "none", [], {})]
+        extras = {name: config[name] for name in _BESIDES.split() if config.get(name) not in (None, "none", [], {})}
+        unknown = [name for name, value in extras.items() if value is not False]  # 0 is a layer
         unknown += [init] if (init := str(config.get("init_lora_weights"))).startswith(_BASE_CHANGED) else []
         unknown += [kind] if (kind := config.get("peft_type", "LORA")) != "LORA" else []
         if unknown:
