@@ -10,6 +10,7 @@ from selfrefine.command import (
     add_data_flag,
     add_machine_flags,
     add_plain_flag,
+    add_questions_flag,
     add_sampling_flags,
     add_student_flag,
     file,
@@ -20,6 +21,7 @@ from selfrefine.command import (
     share,
 )
 from selfrefine.model import LINEARS
+from selfrefine.teachers.flags import add_server_flags
 
 
 def phase_1(doc: str) -> argparse.Namespace:
@@ -57,6 +59,8 @@ def phase_2(doc: str) -> argparse.Namespace:
         "--demonstrations", nargs="+", type=Path, metavar="FILE", help="sample y and ŷ, build the pairs"
     )
     source.add_argument("--preferences", type=Path, metavar="FILE", help="use these pairs")
+    elsewhere = "y and ŷ made elsewhere: rows of `annotate --prompt both`, asked of this student, served"
+    parser.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help=elsewhere)
     parser.add_argument(
         "--preferred", choices=("cot", "answer"), default="cot", help="DPO_CoT (Eq. 4) or DPO_answer (Eq. 5)"
     )
@@ -99,19 +103,22 @@ def phase_2(doc: str) -> argparse.Namespace:
     args = parser.parse_args()
     if args.preferences and args.fraction:
         parser.error("--fraction is of --demonstrations: leave it out, or leave pairs out of the file")
+    if args.preferences and args.answers:
+        parser.error("--answers are to the questions of --demonstrations: --preferences has its answers already")
+    if args.answers and (args.top_k, args.top_p) != (None, None):
+        parser.error("--top-k and --top-p are for sampling here: --answers were sampled elsewhere")
     return args
 
 
 def evaluation(doc: str) -> argparse.Namespace:
     """evaluate.py's."""
     parser = Parser(doc)
-    add_student_flag(parser)
+    add_student_flag(parser, required=False)
+    parser.add_argument("--student-name", metavar="NAME", help="with --server: what the student is called there")
     parser.add_argument("--adapter", type=Path, metavar="DIR", help="from train_it.py or train_dpo.py (default: none)")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--tasks", nargs="+", metavar="T", help="their test questions: obqa csqa piqa siqa gsm8k ...")
-    source.add_argument(
-        "--questions", type=Path, metavar="FILE", help="own questions, JSONL: question, options, target"
-    )
+    add_questions_flag(source)
     parser.add_argument(
         "--prompts",
         nargs="+",
@@ -135,8 +142,24 @@ def evaluation(doc: str) -> argparse.Namespace:
     add_data_flag(parser)
     add_chat_template_flag(parser)
     add_plain_flag(parser)
+    add_server_flags(parser)
     add_machine_flags(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not args.server:
+        if not args.student or args.student_name:
+            parser.error("give --student, a model on this machine, or --server URL and --student-name NAME")
+        return args
+    if not args.student_name:
+        parser.error("--server needs --student-name, what the student is called there")
+    if args.method == "probe":
+        parser.error("--method probe reads a local student's probabilities: give --student in place of --server")
+    of_the_server = ("student", "adapter", "top_k", "top_p", "template_arguments")
+    given = [name for name in of_the_server if getattr(args, name) is not None]
+    given += ["chat_template"] if args.chat_template != "auto" else []
+    if given:
+        flag = given[0].replace("_", "-")
+        parser.error(f"--{flag} is the server's matter, where the student is --student-name: leave it out")
+    return args
 
 
 def _add_training_flags(parser: Parser, *, lora_dropout: float, batch_size: str) -> None:

@@ -20,8 +20,8 @@ from selfrefine.files import beside, read_lines, write_json
 from selfrefine.pocket.judge import rate
 from selfrefine.tasks.prompts import standard_form
 from selfrefine.tasks.questions import LETTERS
-from selfrefine.teachers import Answer, Key, Refusal, server
-from selfrefine.teachers.flags import add_server_flags, print_plan, server_settings
+from selfrefine.teachers import Answer, Key, Refusal, named, server
+from selfrefine.teachers.flags import add_plan_flags, add_server_flags, print_plan, server_settings
 from selfrefine.teachers.journal import appending, complain, keep_all, missing, rows_by_key, tell_cut
 
 PROMPT = (
@@ -207,6 +207,7 @@ def _parse() -> argparse.Namespace:
         "--output", type=command.file, required=True, metavar="FILE.json", help="the averages, per task too"
     )
     add_server_flags(parser)
+    add_plan_flags(parser)
     command.add_machine_flags(parser)
     args = parser.parse_args()
     if not args.server and not args.dry_run and args.judge != SCRIPTED:
@@ -250,7 +251,7 @@ def _rows(path: Path, settings: dict, answers: dict[Key, Judged]) -> dict[Key, d
     rows = rows_by_key(path, _NAMES, settings)
     for key, row in rows.items():
         if key in answers and row.get("response") != answers[key].response:
-            raise UserError(f"{path}: {' '.join(key)} was another answer when it was rated: give another --output.")
+            raise UserError(f"{path}: {named(key)} was another answer when it was rated: give another --output.")
     return rows
 
 

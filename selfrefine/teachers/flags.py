@@ -14,28 +14,20 @@ _TOKENS_PER_TURN = 10  # what a chat template adds
 
 
 def add_server_flags(parser: Parser) -> None:
-    """--server and how to talk to it, --dry-run and the prices that it multiplies."""
+    """--server and how to talk to it."""
     group = parser.add_argument_group("server (OpenAI-compatible; the key comes from OPENAI_API_KEY only)")
-    group.add_argument(
-        "--server",
-        metavar="URL",
-        help="the vendor's base URL, e.g. https://api.openai.com/v1 or http://localhost:8000/v1",
-    )
+    base = "the vendor's base URL, e.g. https://api.openai.com/v1 or http://localhost:8000/v1"
+    group.add_argument("--server", metavar="URL", help=base)
     group.add_argument("--concurrency", type=positive, default=16, metavar="N", help="requests in flight")
     group.add_argument("--timeout", type=rate, default=600, metavar="SECONDS", help="for one request")
-    group.add_argument(
-        "--patience",
-        type=rate,
-        default=600,
-        metavar="SECONDS",
-        help="how long to go on asking a server that fails or does not answer",
-    )
-    group.add_argument(
-        "--extra-body",
-        type=_fields,
-        metavar="JSON",
-        help='more fields of each request, e.g. \'{"reasoning_effort": "low"}\'; null leaves a field out',
-    )
+    asking = "how long to go on asking a server that fails or does not answer"
+    group.add_argument("--patience", type=rate, default=600, metavar="SECONDS", help=asking)
+    more = 'more fields of each request, e.g. \'{"reasoning_effort": "low"}\'; null leaves a field out'
+    group.add_argument("--extra-body", type=_fields, metavar="JSON", help=more)
+
+
+def add_plan_flags(parser: Parser) -> None:
+    """--dry-run and the prices that it multiplies."""
     plan = parser.add_argument_group("plan")
     plan.add_argument("--dry-run", action="store_true", help="print the requests and tokens to come, ask nothing")
     plan.add_argument("--price-in", type=rate, metavar="PRICE", help="of a million prompt tokens, for --dry-run")
