@@ -1,4 +1,4 @@
-"""A served student: its answers as --answers, its evaluation, and that the wire changes neither pairs nor accuracies."""
+"""A served student: its answers as --answers, its evaluation; the wire changes neither pairs nor accuracies."""
 
 import json
 import subprocess
@@ -15,7 +15,10 @@ from selfrefine.pocket import STUDENT
 from tests.conftest import COMMON, ROOT
 from tests.loopback import Loopback, as_json, completion, error
 
-LIMIT, LONGEST = 8, 24  # questions, and tokens of an answer: some are cut
+TASKS, ASKED, LONGEST = ("pocket", "pocket-choice"), 12, 3  # questions in all; tokens of an answer: some are cut
+
+
+THERE = ("--server", "http://localhost:1/v1", "--student-name", "s")
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +69,7 @@ def vllm(greedily):
 def taught(tmp_path_factory):
     """The scripted teacher's demonstrations of the first questions, the wrong ones too."""
     path = tmp_path_factory.mktemp("taught") / "taught.jsonl"
-    line = ["-m", "selfrefine.annotate", "--task", "pocket", "--teacher", "pocket", "--limit", LIMIT, "--output", path]
+    line = ["-m", "selfrefine.annotate", "--task", *TASKS, "--teacher", "pocket", "--limit", 6, "--output", path]
     subprocess.run([sys.executable, *map(str, line)], cwd=ROOT, check=True, capture_output=True)
     return path
 
@@ -92,11 +95,11 @@ def test_the_same_answers_served_give_the_same_pairs(command, vllm, taught, tmp_
     answers = tmp_path / "answers.jsonl"
     with Loopback(vllm) as server:
         assert annotated(command, server.url, answers, taught) == 0
-    assert [row["settings"]["prompt"] for row in rows_of(answers)].count("cot") == LIMIT
+    assert [row["settings"]["prompt"] for row in rows_of(answers)].count("cot") == ASKED
     assert refined(command, taught, tmp_path / "local") == 0
     capsys.readouterr()
     assert refined(command, taught, tmp_path / "served", "--answers", answers) == 0
-    assert f"{2 * LIMIT} of y and ŷ are taken as the tokens that were sampled, 0 as text" in capsys.readouterr().out
+    assert f"{2 * ASKED} of y and ŷ are taken as the tokens that were sampled, 0 as text" in capsys.readouterr().out
     local, served = (tmp_path / name / "preferences.jsonl" for name in ("local", "served"))
     assert local.read_bytes() == served.read_bytes()
     pairs = rows_of(local)
@@ -107,7 +110,7 @@ def test_the_same_answers_served_give_the_same_pairs(command, vllm, taught, tmp_
     bare = [{name: value for name, value in row.items() if name != "output_ids"} for row in rows_of(answers)]
     texts.write_text("".join(json.dumps(row) + "\n" for row in bare))
     assert refined(command, taught, tmp_path / "texts", "--answers", texts) == 0
-    assert f"0 of y and ŷ are taken as the tokens that were sampled, {2 * LIMIT} as text" in capsys.readouterr().out
+    assert f"0 of y and ŷ are taken as the tokens that were sampled, {2 * ASKED} as text" in capsys.readouterr().out
     assert rows_of(tmp_path / "texts" / "preferences.jsonl") == [
         {name: value for name, value in pair.items() if not name.endswith("_ids")} for pair in pairs
     ]
@@ -116,24 +119,25 @@ def test_the_same_answers_served_give_the_same_pairs(command, vllm, taught, tmp_
 def test_the_same_answers_served_give_the_same_accuracies(command, vllm, tmp_path, capsys):
     """Results and predictions, to the byte; stopped and started again, only what is missing is asked."""
     local, served = tmp_path / "local.json", tmp_path / "served.json"
-    flags = ["--tasks", "pocket", "--limit", LIMIT, "--seeds", 0, 1, "--temperature", 0, "--max-new-tokens", LONGEST]
+    flags = ["--tasks", *TASKS, "--limit", 6, "--seeds", 0, 1, "--temperature", 0, "--max-new-tokens", LONGEST]
     assert command(evaluate, "--student", "pocket", *flags, "--output", local, "--dtype", "float32") == 0
     with Loopback(vllm) as server:
         wired = ["--server", server.url, "--student-name", "sr", *flags, "--output", served]
         assert command(evaluate, *wired) == 0
         assert {request.body["model"] for request in server.requests} == {"sr"}
-        assert len({request.body["seed"] for request in server.requests}) == len(server.requests) == 4 * LIMIT
+        assert len({request.body["seed"] for request in server.requests}) == len(server.requests) == 4 * ASKED
         predictions = [path.with_name(f"{path.stem}.predictions.jsonl") for path in (local, served)]
         assert predictions[0].read_bytes() == predictions[1].read_bytes()
         results = [json.loads(path.read_text())["results"] for path in (local, served)]
-        assert results[0] == results[1] and results[0]["pocket"]["cot"]["cut"] > 0
+        assert results[0] == results[1] and 0 < results[0]["pocket"]["cot"]["cut"] < 100
+        assert results[0]["pocket-choice"]["cot"]["mean"] > 0
         assert "| sr, x̂ |" in capsys.readouterr().out
 
         whole = predictions[1].read_bytes()
         predictions[1].write_bytes(b"".join(whole.splitlines(keepends=True)[3:9]) + b'{"task": "to')
         server.requests.clear()
         assert command(evaluate, *wired, "--concurrency", 2) == 0
-        assert len(server.requests) == 4 * LIMIT - 6 and predictions[1].read_bytes() == whole
+        assert len(server.requests) == 4 * ASKED - 6 and predictions[1].read_bytes() == whole
     with Loopback(vllm) as elsewhere:  # another address, the same student
         assert command(evaluate, "--server", elsewhere.url, *wired[2:]) == 0
         assert not elsewhere.requests
@@ -184,19 +188,19 @@ def test_a_served_evaluation_loads_no_torch(vllm, tmp_path):
     [
         ([], "give --student, a model on this machine, or --server URL and --student-name NAME"),
         (["--student", "pocket", "--student-name", "s"], "or --server URL and --student-name NAME"),
-        (["--server", "http://h/v1"], "--server needs --student-name"),
+        ([*THERE[:2]], "--server needs --student-name"),
         (["--server", "h:80", "--student-name", "s"], "give an address such as"),
         (
-            ["--server", "http://h/v1", "--student-name", "s", "--method", "probe"],
+            [*THERE, "--method", "probe"],
             "give --student in place of --server",
         ),
-        (["--server", "http://h/v1", "--student-name", "s", "--student", "pocket"], "--student is the server's matter"),
+        ([*THERE, "--student", "pocket"], "--student is the server's matter"),
         (
-            ["--server", "http://h/v1", "--student-name", "s", "--adapter", "runs/it"],
+            [*THERE, "--adapter", "runs/it"],
             "--adapter is the server's matter",
         ),
-        (["--server", "http://h/v1", "--student-name", "s", "--top-k", "5"], "--top-k is the server's matter"),
-        (["--server", "http://h/v1", "--student-name", "s", "--chat-template", "none"], "--chat-template is"),
+        ([*THERE, "--top-k", "5"], "--top-k is the server's matter"),
+        ([*THERE, "--chat-template", "none"], "--chat-template is"),
     ],
 )
 def test_flags_of_an_evaluation_that_contradict_are_one_sentence(command, tmp_path, capsys, flags, said):
@@ -255,8 +259,8 @@ def test_answers_that_lack_or_do_not_fit_are_one_sentence(command, vllm, taught,
         return capsys.readouterr().err
 
     first = whole[0]["id"]
-    assert f"1 of {LIMIT} questions left out (pocket {first} lacks answers at x)" in given(whole[1:])
-    assert f"{LIMIT} of {LIMIT} questions left out (pocket {first} lacks answers at x and x̂;" in given(
+    assert f"1 of {ASKED} questions left out (pocket {first} lacks answers at x)" in given(whole[1:])
+    assert f"{ASKED} of {ASKED} questions left out (pocket {first} lacks answers at x and x̂;" in given(
         whole, "--answers-per-prompt", 2
     )
     assert "annotate --prompt both" in given(whole[1:])
@@ -273,7 +277,7 @@ def test_few_that_lack_are_left_out_and_said(command, vllm, taught, tmp_path, ca
     rows = rows_of(answers)
     answers.write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
     assert refined(command, taught, tmp_path / "run", "--answers", answers, "--max-dropped", 0.2) == 0
-    assert f"warning: 1 of {LIMIT} questions left out" in capsys.readouterr().out
+    assert f"warning: 1 of {ASKED} questions left out" in capsys.readouterr().out
     assert rows[0]["id"] not in {pair["id"] for pair in rows_of(tmp_path / "run" / "preferences.jsonl")}
 
 
