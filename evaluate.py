@@ -25,9 +25,9 @@ def main() -> None:
     if args.server:
         made_by, answers = {}, served(args, asked)
     else:
-        from selfrefine.local import answering  # which needs torch
+        from selfrefine.teachers import local  # which needs torch
 
-        made_by, answers = answering(args, asked)
+        made_by, answers = local.student(args, asked)
 
     # What was answered before, by a run of the same settings, is not asked again
     settings = vars(args) | made_by
@@ -86,11 +86,11 @@ def served(
     from selfrefine.teachers import server
     from selfrefine.teachers.flags import server_settings
 
-    how = server_settings(args) | {"temperature": args.temperature, "max_new_tokens": args.max_new_tokens}
+    how = server_settings(args)
     print(f"{args.student_name} is asked at {args.server}: the chat template, top-k and top-p are the server's own")
     prompts = {key: prompt(question, cot=key[2] == "cot") for key, question in asked.items()}
     return lambda done: server.answers(
-        {key: text for key, text in prompts.items() if key not in done}, model=args.student_name, seed=args.seed, **how
+        {key: text for key, text in prompts.items() if key not in done}, model=args.student_name, **how
     )
 
 

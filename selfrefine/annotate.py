@@ -187,34 +187,18 @@ def _answers(
         from selfrefine.teachers import given
 
         return ((key, answer) for key, answer in given.answers(args.given, asked) if key in prompts)
-    sampling = {"temperature": args.temperature, "max_new_tokens": args.max_new_tokens, "seed": args.seed}
     if args.server:
         from selfrefine.teachers import server
 
-        settings = server_settings(args)
-        if args.prompt == "both":  # the student's own: it learns from the tokens that it sampled
-            settings["extra_body"] = {"return_token_ids": True} | (args.extra_body or {})
-        return server.answers(prompts, model=args.teacher, **sampling, **settings)
+        more = {"return_token_ids": True} if args.prompt == "both" else {}  # a student learns from what it sampled
+        return server.answers(prompts, model=args.teacher, **server_settings(args, more))
     if args.teacher == SCRIPTED:
         from selfrefine.pocket.teacher import answer
 
         return ((key, Answer(answer(asked[key], args.seed, key[2] == "cot"))) for key in prompts)
     from selfrefine.teachers import local
 
-    device, dtype = command.machine(args)
-    return local.answers(
-        prompts,
-        model=args.teacher,
-        nf4=args.weights == "nf4",
-        chat_template=args.chat_template,
-        template_arguments=args.template_arguments,
-        batch_size=args.batch_size,
-        device=device,
-        dtype=dtype,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        **sampling,
-    )
+    return local.answers(prompts, args)
 
 
 if __name__ == "__main__":

@@ -236,14 +236,7 @@ def _replies(
             for key, of in answers.items()
         }
         return ((key, Answer(f"[[{rated[key]}]]")) for key in prompts)
-    return server.answers(
-        prompts,
-        model=args.judge,
-        temperature=args.temperature,
-        max_new_tokens=args.max_new_tokens,
-        seed=args.seed,
-        **server_settings(args),
-    )
+    return server.answers(prompts, model=args.judge, **server_settings(args))
 
 
 def _rows(path: Path, settings: dict, answers: dict[Key, Judged]) -> dict[Key, dict]:

@@ -73,18 +73,8 @@ _REQUIRED = {
     Preference: ("prompt", "chosen", "rejected"),
 }
 _CONVERT = {Demonstration: formats.demonstration, Preference: formats.preference}
-_MAY_BE_EMPTY = {
-    "instruction",
-    "output",
-    "task",
-    "id",
-    "teacher",
-    "question",
-    "target",
-    "chosen_from",
-    "chosen",
-    "rejected",
-}
+_MAY_BE_EMPTY = {"instruction", "output", "task", "id", "teacher", "question", "target"}
+_MAY_BE_EMPTY |= {"chosen_from", "chosen", "rejected"}
 
 
 def read_demonstrations(paths: Iterable[Path]) -> list[Demonstration]:

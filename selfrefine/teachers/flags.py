@@ -34,8 +34,9 @@ def add_plan_flags(parser: Parser) -> None:
     plan.add_argument("--price-out", type=rate, metavar="PRICE", help="of a million answer tokens, for --dry-run")
 
 
-def server_settings(args: argparse.Namespace) -> dict:
-    """The arguments of `server.answers` that come from these flags; UserError for what is no server's address."""
+def server_settings(args: argparse.Namespace, more: dict | None = None) -> dict:
+    """The arguments of `server.answers` that come from flags, and `more` fields of each request unless --extra-body has
+    them; UserError for what is no server's address."""
     try:
         address = urlsplit(args.server)
         usable = address.scheme in ("http", "https") and address.hostname and address.port != 0
@@ -46,13 +47,9 @@ def server_settings(args: argparse.Namespace) -> dict:
     if address.username or address.password or address.query:
         azure = " (Azure's is https://NAME.openai.azure.com/openai/v1)" if "api-version" in address.query else ""
         raise UserError(f"--server: give the base URL alone{azure}; a key is read from OPENAI_API_KEY.")
-    return {
-        "url": args.server,
-        "concurrency": args.concurrency,
-        "timeout": args.timeout,
-        "patience": args.patience,
-        "extra_body": args.extra_body,
-    }
+    same = ("temperature", "max_new_tokens", "seed", "concurrency", "timeout", "patience")
+    extra = (more or {}) | (args.extra_body or {})
+    return {"url": args.server, "extra_body": extra} | {name: getattr(args, name) for name in same}
 
 
 def print_plan(prompts: Mapping[Key, str], args: argparse.Namespace) -> None:
