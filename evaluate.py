@@ -11,10 +11,9 @@ from selfrefine.errors import UserError
 from selfrefine.files import beside, lock, write_json, write_whole
 from selfrefine.runs import FREE, changes, versions
 from selfrefine.scores import Key, prediction, read_predictions, score, table, without_results
-from selfrefine.tasks.own import read_questions
+from selfrefine.tasks.own import asked_for
 from selfrefine.tasks.prompts import prompt
 from selfrefine.tasks.questions import Question
-from selfrefine.tasks.splits import questions as task_questions
 from selfrefine.teachers import Answer, Refusal
 from selfrefine.teachers.journal import complain, keep_all
 
@@ -34,9 +33,8 @@ def main() -> None:
     output, predictions = beside(args.output, ".json"), beside(args.output, ".predictions.jsonl")
     held = lock(predictions)  # noqa: F841, the file's lock
     begun = predictions.stat().st_size or not without_results(output)
-    if begun and (
-        changed := changes(output, settings, FREE | {"batch_size", "server", "concurrency", "timeout", "patience"})
-    ):
+    free = FREE | {"batch_size", "server", "concurrency", "timeout", "patience"}
+    if begun and (changed := changes(output, settings, free)):
         raise UserError(changed[0] + ".")
     if not begun:
         write_json(output, {"results": {}, "settings": settings})
@@ -68,10 +66,7 @@ def main() -> None:
 
 def what_is_asked(args: argparse.Namespace) -> dict[Key, Question]:
     """The questions of --tasks or --questions, in each of --prompts, for each of --seeds."""
-    if args.questions:
-        questions = read_questions(args.questions)[: args.limit]
-    else:
-        questions = [q for task in args.tasks for q in task_questions(task, "test", args.seed, args.data)[: args.limit]]
+    questions = asked_for(args, args.tasks, "test")
     if args.method == "probe" and not all(question.options for question in questions):
         raise UserError("--method probe needs options to choose from: take --method generate for open-ended tasks.")
     seeds = args.seeds if args.method == "generate" else args.seeds[:1]  # probing draws nothing

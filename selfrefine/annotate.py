@@ -14,10 +14,9 @@ from selfrefine import command
 from selfrefine.errors import UserError
 from selfrefine.files import digest
 from selfrefine.tasks.answers import grade
-from selfrefine.tasks.own import read_questions
+from selfrefine.tasks.own import asked_for
 from selfrefine.tasks.prompts import instruction, join, prompt, task_input
 from selfrefine.tasks.questions import Question
-from selfrefine.tasks.splits import questions
 from selfrefine.teachers import Answer, Key, Refusal, named
 from selfrefine.teachers.flags import add_plan_flags, add_server_flags, print_plan, server_settings
 from selfrefine.teachers.journal import appending, complain, keep_all, missing, rows_by_key, tell_cut
@@ -29,7 +28,7 @@ def main() -> None:
     """The command."""
     args = _parse()
     forms = ("standard", "cot") if args.prompt == "both" else (args.prompt,)
-    asked = {(question.task, question.id, form): question for question in _questions(args) for form in forms}
+    asked = {(q.task, q.id, form): q for q in asked_for(args, args.task, args.split) for form in forms}
     prompts = {key: prompt(question, cot=key[2] == "cot") for key, question in asked.items()}
     settings = _settings(args)
     if args.dry_run:
@@ -135,16 +134,6 @@ def _parse() -> argparse.Namespace:
     if (args.server or args.teacher == SCRIPTED) and (args.top_k, args.top_p) != (None, None):
         parser.error("--top-k and --top-p are a local teacher's: a server has settings of its own (--extra-body)")
     return args
-
-
-def _questions(args: argparse.Namespace) -> list[Question]:
-    if args.questions:
-        return read_questions(args.questions)[: args.limit]
-    return [
-        question
-        for task in dict.fromkeys(args.task)
-        for question in questions(task, args.split, args.seed, args.data)[: args.limit]
-    ]
 
 
 def _settings(args: argparse.Namespace) -> dict:

@@ -34,12 +34,8 @@ def phase_1(doc: str) -> argparse.Namespace:
     parser.add_argument("--weight-decay", type=rate, default=1e-4, help="AdamW's, §3.2.1")
     parser.add_argument("--warmup-ratio", type=share, default=0.03, help="then cosine, §3.2.1")
     parser.add_argument("--max-steps", type=positive, help="stop after so many optimizer steps")
-    parser.add_argument(
-        "--validation-fraction",
-        type=share,
-        default=0.0,
-        help="share of questions to validate on; 0: the paper keeps the last epoch",
-    )
+    held_out = "share of questions to validate on; 0: the paper keeps the last epoch"
+    parser.add_argument("--validation-fraction", type=share, default=0.0, help=held_out)
     _add_training_flags(parser, lora_dropout=0.1, batch_size="Alpaca's (Taori et al.); §3.2.1 gives it for DPO only")
     return parser.parse_args()
 
@@ -48,28 +44,18 @@ def phase_2(doc: str) -> argparse.Namespace:
     """train_dpo.py's."""
     parser = Parser(doc)
     add_student_flag(parser)
-    parser.add_argument(
-        "--adapter",
-        type=Path,
-        metavar="DIR",
-        help="phase 1's output, π_inst, whose LoRA rank, α and layers then hold (default: a fresh adapter; Figure 4)",
-    )
+    pi_inst = "phase 1's output, π_inst, whose LoRA rank, α and layers then hold (default: a fresh adapter; Figure 4)"
+    parser.add_argument("--adapter", type=Path, metavar="DIR", help=pi_inst)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--demonstrations", nargs="+", type=Path, metavar="FILE", help="sample y and ŷ, build the pairs"
-    )
+    sampled = "sample y and ŷ, build the pairs"
+    source.add_argument("--demonstrations", nargs="+", type=Path, metavar="FILE", help=sampled)
     source.add_argument("--preferences", type=Path, metavar="FILE", help="use these pairs")
     elsewhere = "y and ŷ made elsewhere: rows of `annotate --prompt both`, asked of this student, served"
     parser.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help=elsewhere)
-    parser.add_argument(
-        "--preferred", choices=("cot", "answer"), default="cot", help="DPO_CoT (Eq. 4) or DPO_answer (Eq. 5)"
-    )
-    parser.add_argument(
-        "--matching",
-        choices=("final", "substring"),
-        default="final",
-        help="t ∈ ŷ of Eq. 4: the final answer is the target, or the text contains it",
-    )
+    side = "DPO_CoT (Eq. 4) or DPO_answer (Eq. 5)"
+    parser.add_argument("--preferred", choices=("cot", "answer"), default="cot", help=side)
+    t_in = "t ∈ ŷ of Eq. 4: the final answer is the target, or the text contains it"
+    parser.add_argument("--matching", choices=("final", "substring"), default="final", help=t_in)
     parser.add_argument("--temperature", type=rate, default=0.1, help="of y and ŷ, C.2")
     add_sampling_flags(parser)
     parser.add_argument("--max-new-tokens", type=positive, default=512, help="of y and ŷ; unsaid in the paper")
@@ -84,21 +70,12 @@ def phase_2(doc: str) -> argparse.Namespace:
         help="after the warm-up: decay to 0, the default of the Hugging Face trainer that §3.2.1 names, or none, as in "
         "the code of Rafailov et al. (which has RMSprop and clips at 10, see --max-grad-norm)",
     )
-    parser.add_argument(
-        "--answers-per-prompt",
-        type=positive,
-        default=1,
-        metavar="K",
-        help="y and ŷ sampled of each question, a pair each (§1: different reasoning paths; how many is unsaid)",
-    )
+    paths = "y and ŷ sampled of each question, a pair each (§1: different reasoning paths; how many is unsaid)"
+    parser.add_argument("--answers-per-prompt", type=positive, default=1, metavar="K", help=paths)
     parser.add_argument("--max-steps", type=positive, help="optimizer steps, §3.2.1 (default: 1000)")
     parser.add_argument("--epochs", type=positive, help="passes over the pairs, instead of the step cap")
-    parser.add_argument(
-        "--validation-fraction",
-        type=share,
-        default=0.1,
-        help="share of questions that this phase holds out; lowest loss is kept, §3.2.1",
-    )
+    held_out = "share of questions that this phase holds out; lowest loss is kept, §3.2.1"
+    parser.add_argument("--validation-fraction", type=share, default=0.1, help=held_out)
     _add_training_flags(parser, lora_dropout=0.0, batch_size="§3.2.1")
     args = parser.parse_args()
     if args.preferences and args.fraction:
@@ -119,19 +96,10 @@ def evaluation(doc: str) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--tasks", nargs="+", metavar="T", help="their test questions: obqa csqa piqa siqa gsm8k ...")
     add_questions_flag(source)
-    parser.add_argument(
-        "--prompts",
-        nargs="+",
-        choices=("standard", "cot"),
-        default=["standard", "cot"],
-        help="x (Table 2) and x̂ (Table 3)",
-    )
-    parser.add_argument(
-        "--method",
-        choices=("generate", "probe"),
-        default="generate",
-        help="string matching on a generated answer, or the likeliest option letter (§3.3)",
-    )
+    forms, tables = ("standard", "cot"), "x (Table 2) and x̂ (Table 3)"
+    parser.add_argument("--prompts", nargs="+", choices=forms, default=[*forms], help=tables)
+    how = "string matching on a generated answer, or the likeliest option letter (§3.3)"
+    parser.add_argument("--method", choices=("generate", "probe"), default="generate", help=how)
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N questions (of each task)")
     parser.add_argument("--seeds", nargs="+", type=natural, default=[0], help="a run of sampling each")
     parser.add_argument("--temperature", type=rate, default=0.1, help="C.2")
@@ -145,20 +113,15 @@ def evaluation(doc: str) -> argparse.Namespace:
     add_server_flags(parser)
     add_machine_flags(parser)
     args = parser.parse_args()
-    if not args.server:
-        if not args.student or args.student_name:
-            parser.error("give --student, a model on this machine, or --server URL and --student-name NAME")
-        return args
-    if not args.student_name:
-        parser.error("--server needs --student-name, what the student is called there")
-    if args.method == "probe":
+    if bool(args.server) != bool(args.student_name) or bool(args.server) == bool(args.student):
+        parser.error("give --student, a model on this machine, or --server URL and --student-name NAME")
+    if args.server and args.method == "probe":
         parser.error("--method probe reads a local student's probabilities: give --student in place of --server")
-    of_the_server = ("student", "adapter", "top_k", "top_p", "template_arguments")
-    given = [name for name in of_the_server if getattr(args, name) is not None]
-    given += ["chat_template"] if args.chat_template != "auto" else []
-    if given:
-        flag = given[0].replace("_", "-")
-        parser.error(f"--{flag} is the server's matter, where the student is --student-name: leave it out")
+    if args.server:
+        default = {"adapter": None, "top_k": None, "top_p": None, "template_arguments": None, "chat_template": "auto"}
+        for name, unset in default.items():
+            if getattr(args, name) != unset:
+                parser.error(f"--{name.replace('_', '-')} is the server's to choose: leave it out")
     return args
 
 
@@ -188,10 +151,7 @@ def _add_training_flags(parser: Parser, *, lora_dropout: float, batch_size: str)
         help="steps between validations (default: a tenth of the run)",
     )
     parser.add_argument(
-        "--max-dropped",
-        type=share,
-        default=0.01,
-        help="stop where a greater share of the rows cannot be used",
+        "--max-dropped", type=share, default=0.01, help="stop where a greater share of the rows cannot be used"
     )
     add_chat_template_flag(parser)
     lora = parser.add_argument_group("LoRA (unsaid in the paper: the cited QLoRA's)")
@@ -215,9 +175,7 @@ def _add_training_flags(parser: Parser, *, lora_dropout: float, batch_size: str)
         help="tokens, padding included, that go through at a time (default: 2048 on a GPU, 1024 on a CPU)",
     )
     memory.add_argument(
-        "--gradient-checkpointing",
-        action="store_true",
-        help="recompute activations in the backward: slower, smaller",
+        "--gradient-checkpointing", action="store_true", help="recompute activations in the backward: slower, smaller"
     )
     add_plain_flag(memory)
     memory.add_argument(

@@ -129,13 +129,9 @@ def given_answers(
         if question and k < args.answers_per_prompt:
             answers[key_of(row, form, k)] = _sampled(row, tokenizer)
             count[row.task, row.id, form] += 1
-    lacking = {}
-    for name in asked:
-        at = [at for at, form in (("x", "standard"), ("x̂", "cot")) if count[*name, form] < args.answers_per_prompt]
-        if at:
-            lacking[name] = f"{named(name)} lacks answers at {' and '.join(at)}"
-    mend = "ask for them with `annotate --prompt both`"
-    require_most(len(asked), [*lacking.values()], args.max_dropped, "questions", mend)
+    lacking = [name for name in asked if min(count[*name, "standard"], count[*name, "cot"]) < args.answers_per_prompt]
+    told, mend = [f"{named(name)} lacks answers" for name in lacking], "ask for them with `annotate --prompt both`"
+    require_most(len(asked), told, args.max_dropped, "questions", mend)
     answers = {key: answer for key, answer in answers.items() if key[:2] not in lacking}
     by_ids = sum(answer.ids is not None for answer in answers.values())
     print(

@@ -68,10 +68,7 @@ class Preference:
 
 
 Record = TypeVar("Record", Demonstration, Preference)
-_REQUIRED = {
-    Demonstration: ("instruction", "input", "output", "target"),
-    Preference: ("prompt", "chosen", "rejected"),
-}
+_REQUIRED = {Demonstration: ("instruction", "input", "output", "target"), Preference: ("prompt", "chosen", "rejected")}
 _CONVERT = {Demonstration: formats.demonstration, Preference: formats.preference}
 _MAY_BE_EMPTY = {"instruction", "output", "task", "id", "teacher", "question", "target"}
 _MAY_BE_EMPTY |= {"chosen_from", "chosen", "rejected"}
