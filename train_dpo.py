@@ -56,7 +56,7 @@ def main() -> None:
         if not demonstrations:
             raise UserError("no demonstration has a right answer: look at the teacher's, or add --keep all.")
         if args.answers:
-            demonstrations, answers = given_answers(demonstrations, args, setup.tokenizer)
+            demonstrations, answers = given_answers(demonstrations, args, setup.tokenizer, setup.chat_template)
         else:
             args.top_k, args.top_p = truncation(setup.folder, args.top_k, args.top_p)
             print(f"y and ŷ are drawn at {told(args.temperature, args.top_k, args.top_p)}")

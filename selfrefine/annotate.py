@@ -54,6 +54,7 @@ def main() -> None:
 def demonstration(question: Question, answer: Answer, settings: dict) -> dict:
     """A line of the output: the triple of Table 6, where it came from, what was read from it, how it was made."""
     graded = grade(answer.text, question.target, question.options, question.task, answer.ended)
+    ids = {"output_ids": answer.ids, "prompt_ids": answer.prompt_ids}
     return {
         "task": question.task,
         "id": question.id,
@@ -68,7 +69,7 @@ def demonstration(question: Question, answer: Answer, settings: dict) -> dict:
         "correct": graded.correct,
         "ended": answer.ended,
         "settings": settings,
-    } | ({} if answer.ids is None else {"output_ids": answer.ids})
+    } | {name: known for name, known in ids.items() if known is not None}
 
 
 def default_temperature(teacher: str) -> float:

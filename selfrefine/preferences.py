@@ -101,7 +101,8 @@ def sample_answers(
             key = keys[index]
             if key not in answers:
                 answers[key] = Answer(decode(tokenizer, sampled.ids), sampled.ended, tuple(sampled.ids))
-                print(json.dumps({"key": key, **vars(answers[key])}, ensure_ascii=False), file=file)
+                kept = {"key": key, "text": answers[key].text, "ids": sampled.ids, "ended": sampled.ended}
+                print(json.dumps(kept, ensure_ascii=False), file=file)
                 bar.update()
             after_each()
     bar.close()
@@ -109,18 +110,18 @@ def sample_answers(
 
 
 def given_answers(
-    demonstrations: list[Demonstration], args: argparse.Namespace, tokenizer: Tokenizer
+    demonstrations: list[Demonstration], args: argparse.Namespace, tokenizer: Tokenizer, chat_template: ChatTemplate
 ) -> tuple[list[Demonstration], dict[Key, Answer]]:
     """--answers, sampled elsewhere, and the demonstrations of the questions that have all of theirs: of annotate's
     rows, a question's k-th at x is its k-th y, at x̂ its k-th ŷ. An answer is taken by its token ids where the row has
-    them and this tokenizer reads them as its text; it is said how many are.
+    them and this tokenizer reads them as its text; it is said how many are, and where prompts were other tokens.
 
     Raises UserError where more questions than --max-dropped allows lack answers, and for an answer to another question
     than has its id among the demonstrations.
     """
     asked = {(row.task, row.id): row for row in questions_of(demonstrations)}
     answers: dict[Key, Answer] = {}
-    count: Counter[Key] = Counter()
+    count, other = Counter(), 0
     for place, row in read_answers(args.answers):
         form, question = "standard" if is_standard(row) else "cot", asked.get((row.task, row.id))
         if question and join(row.instruction, row.input) != (x if form == "standard" else x_cot)(question):
@@ -129,6 +130,8 @@ def given_answers(
         if question and k < args.answers_per_prompt:
             answers[key_of(row, form, k)] = _sampled(row, tokenizer)
             count[row.task, row.id, form] += 1
+            prompt = encode_prompt(tokenizer, join(row.instruction, row.input), chat_template=chat_template)
+            other += (row.prompt_ids or tuple(prompt)) != tuple(prompt)
     lacking = [name for name in asked if min(count[*name, "standard"], count[*name, "cot"]) < args.answers_per_prompt]
     told, mend = [f"{named(name)} lacks answers" for name in lacking], "ask for them with `annotate --prompt both`"
     require_most(len(asked), told, args.max_dropped, "questions", mend)
@@ -138,6 +141,8 @@ def given_answers(
         f"--answers: {by_ids} of y and ŷ are taken as the tokens that were sampled, {len(answers) - by_ids} as text, "
         "whose tokens may be others here; template, temperature and limit are those of where they were sampled"
     )
+    if other:
+        print(f"warning: {other} of their prompts were other tokens there: serve the chat template that is used here")
     return [row for row in demonstrations if (row.task, row.id) not in lacking], answers
 
 

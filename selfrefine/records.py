@@ -17,7 +17,8 @@ class Demonstration:
     """A teacher's answer: the Alpaca triple (App. A, Table 6) and where it came from.
 
     `input` is the question with the trigger, `target` the right answer t_i, `options` those of a multiple choice;
-    an answer that did not end was cut at the teacher's token limit; `output_ids` are the tokens that were sampled.
+    an answer that did not end was cut at the teacher's token limit; `output_ids` are the tokens that were sampled,
+    `prompt_ids` those that they follow.
     """
 
     instruction: str
@@ -33,6 +34,7 @@ class Demonstration:
     correct: bool | None = None
     ended: bool = True
     output_ids: tuple[int, ...] | None = None
+    prompt_ids: tuple[int, ...] | None = None
 
     @property
     def asked(self) -> str:
@@ -137,7 +139,7 @@ def _checked(row: dict, kind: type[Record], place: str) -> Record:
         values["target"] = str(values["target"])
     values.setdefault("id", place.rpartition("/")[2])
     for name, value in values.items():
-        if name in ("chosen_ids", "rejected_ids", "output_ids"):
+        if name.endswith("_ids"):
             if not isinstance(value, list) or not all(type(i) is int and i >= 0 for i in value):
                 raise UserError(f"{place}: {name} must be a list of token ids.")
             values[name] = tuple(value)

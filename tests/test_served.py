@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from itertools import count
 
 import pytest
@@ -13,7 +14,7 @@ import train_dpo
 from selfrefine import annotate
 from selfrefine.pocket import STUDENT
 from tests.conftest import COMMON, ROOT
-from tests.loopback import Loopback, as_json, completion, error
+from tests.loopback import Loopback, Reply, as_json, completion, error
 
 TASKS, ASKED, LONGEST = ("pocket", "pocket-choice"), 12, 3  # questions in all; tokens of an answer: some are cut
 
@@ -30,7 +31,7 @@ def environment(monkeypatch):
 @pytest.fixture(scope="module")
 def greedily():
     """The embedded student in four bits: what it answers a prompt greedily, by transformers' own forward, as (text,
-    token ids with the end's, whether it ended)."""
+    the prompt's ids, the answer's with the end's, whether it ended)."""
     from selfrefine.model.encoding import decode, encode_prompt, end_ids
     from selfrefine.model.student import load_student, load_tokenizer
 
@@ -39,14 +40,14 @@ def greedily():
     ends = end_ids(student, tokenizer, False)
 
     @torch.inference_mode()
-    def answer(prompt: str) -> tuple[str, list[int], bool]:
+    def answer(prompt: str) -> tuple[str, list[int], list[int], bool]:
         if prompt not in known:
             ids = encode_prompt(tokenizer, prompt, chat_template=False)
             begin = len(ids)
             while len(ids) < begin + LONGEST and (len(ids) == begin or ids[-1] not in ends):
                 ids.append(student(input_ids=torch.tensor([ids])).logits[0, -1].argmax().item())
             ended = ids[-1] in ends
-            known[prompt] = decode(tokenizer, ids[begin : len(ids) - ended]), ids[begin:], ended
+            known[prompt] = decode(tokenizer, ids[begin : len(ids) - ended]), ids[:begin], ids[begin:], ended
         return known[prompt]
 
     return answer
@@ -57,10 +58,11 @@ def vllm(greedily):
     """A server that gives the student's answers, and their token ids where it is asked for them, as vLLM does."""
 
     def reply(request):
-        text, ids, ended = greedily(request.prompt)
+        text, prompt_ids, ids, ended = greedily(request.prompt)
         choice = {"message": {"content": text}, "finish_reason": "stop" if ended else "length"}
-        wanted = request.body.get("return_token_ids")
-        return as_json({"choices": [choice | ({"token_ids": ids} if wanted else {})], "prompt_token_ids": [1]})
+        if request.body.get("return_token_ids"):
+            return as_json({"choices": [choice | {"token_ids": ids}], "prompt_token_ids": prompt_ids})
+        return as_json({"choices": [choice]})
 
     return reply
 
@@ -99,7 +101,9 @@ def test_the_same_answers_served_give_the_same_pairs(command, vllm, taught, tmp_
     assert refined(command, taught, tmp_path / "local") == 0
     capsys.readouterr()
     assert refined(command, taught, tmp_path / "served", "--answers", answers) == 0
-    assert f"{2 * ASKED} of y and ŷ are taken as the tokens that were sampled, 0 as text" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"{2 * ASKED} of y and ŷ are taken as the tokens that were sampled, 0 as text" in told
+    assert "warning" not in told
     local, served = (tmp_path / name / "preferences.jsonl" for name in ("local", "served"))
     assert local.read_bytes() == served.read_bytes()
     pairs = rows_of(local)
@@ -107,7 +111,7 @@ def test_the_same_answers_served_give_the_same_pairs(command, vllm, taught, tmp_
     assert {pair["chosen_from"] for pair in pairs} == {"student", "teacher"}
 
     texts = tmp_path / "texts.jsonl"
-    bare = [{name: value for name, value in row.items() if name != "output_ids"} for row in rows_of(answers)]
+    bare = [{name: value for name, value in row.items() if not name.endswith("_ids")} for row in rows_of(answers)]
     texts.write_text("".join(json.dumps(row) + "\n" for row in bare))
     assert refined(command, taught, tmp_path / "texts", "--answers", texts) == 0
     assert f"0 of y and ŷ are taken as the tokens that were sampled, {2 * ASKED} as text" in capsys.readouterr().out
@@ -161,14 +165,21 @@ def test_a_refused_question_of_an_evaluation_is_told_and_asked_again(command, tm
 
 
 def test_a_killed_evaluation_goes_on(command, vllm, tmp_path):
-    """The server stops in mid-run as if the process died there: what came before is in the file."""
-    output, number = tmp_path / "e.json", count()
+    """kill -9 while the sixth answer is awaited: five are in the file, and three are asked for."""
+    output = tmp_path / "e.json"
     flags = ["--student-name", "sr", "--tasks", "pocket", "--limit", 4, "--output", output, "--concurrency", 1]
-    with Loopback(lambda request: vllm(request) if next(number) != 5 else error(402, "empty")) as server:
-        assert command(evaluate, "--server", server.url, *flags) == 1
+    with Loopback(lambda request: vllm(request) if len(server.requests) != 6 else Reply(delay=60)) as server:
+        line = [sys.executable, "evaluate.py", "--server", server.url, *map(str, flags)]
+        running = subprocess.Popen(line, cwd=ROOT)
+        until = time.monotonic() + 60
+        while len(server.requests) < 6 and time.monotonic() < until:
+            time.sleep(0.05)
+        running.kill()
+        running.wait()
         assert len(rows_of(tmp_path / "e.predictions.jsonl")) == 5
         assert command(evaluate, "--server", server.url, *flags) == 0
         assert len(server.requests) == 6 + 3
+    assert json.loads(output.read_text())["results"]["pocket"]["cot"]["questions"] == 4
 
 
 def test_a_served_evaluation_loads_no_torch(vllm, tmp_path):
@@ -258,6 +269,9 @@ def test_answers_that_lack_or_do_not_fit_are_one_sentence(command, vllm, taught,
         assert refined(command, taught, tmp_path / "run", "--answers", answers, "--dry-run", *more) == 2
         return capsys.readouterr().err
 
+    answers.write_text("".join(json.dumps(row | {"prompt_ids": row["prompt_ids"][1:]}) + "\n" for row in whole))
+    assert refined(command, taught, tmp_path / "run", "--answers", answers, "--dry-run") == 0
+    assert f"warning: {2 * ASKED} of their prompts were other tokens there" in capsys.readouterr().out
     first = whole[0]["id"]
     assert f"1 of {ASKED} questions left out (pocket {first} lacks answers)" in given(whole[1:])
     assert f"{ASKED} of {ASKED} questions left out (pocket {first} lacks answers;" in given(
@@ -302,7 +316,7 @@ def test_the_kth_row_of_a_question_is_its_kth_answer(tmp_path):
         write_records(tmp_path / f"{number}.jsonl", [Demonstration(**row | changes) for changes in rows])
     files = [tmp_path / "0.jsonl", tmp_path / "1.jsonl"]
     flags = SimpleNamespace(answers=files, answers_per_prompt=2, max_dropped=0.0)
-    kept, answers = given_answers([Demonstration(**row | x_cot)], flags, tokenizer)
+    kept, answers = given_answers([Demonstration(**row | x_cot)], flags, tokenizer, False)
     assert len(kept) == 1 and {key[2:]: (a.text, a.ids, a.ended) for key, a in answers.items()} == {
         ("standard",): ("4", four, True),
         ("standard", 1): ("4", four, True),

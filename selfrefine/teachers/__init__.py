@@ -11,11 +11,12 @@ Key = tuple  # what names a prompt: (task, question id, "cot" or "standard", ...
 @dataclass(frozen=True)
 class Answer:
     """A raw answer, a teacher's or the student's; `ended` is false where it was cut at the token limit, `ids` are the
-    sampled tokens where they are known."""
+    sampled tokens and `prompt_ids` those that they follow, where they are known."""
 
     text: str
     ended: bool = True
     ids: tuple[int, ...] | None = None
+    prompt_ids: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
