@@ -125,7 +125,8 @@ def given_answers(
     for place, row in read_answers(args.answers):
         form, question = "standard" if is_standard(row) else "cot", asked.get((row.task, row.id))
         if question and join(row.instruction, row.input) != (x if form == "standard" else x_cot)(question):
-            raise UserError(f"{place} answers another question than {row.task} {row.id} is in --demonstrations.")
+            name = f"{row.task} {row.id}"
+            raise UserError(f"{place} answers another question than --demonstrations' {name}: ask that, or remove it.")
         k = count[row.task, row.id, form]
         if question and k < args.answers_per_prompt:
             answers[key_of(row, form, k)] = _sampled(row, tokenizer)

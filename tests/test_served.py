@@ -235,6 +235,8 @@ def test_both_prompts_in_one_file(command, tmp_path, capsys):
     assert len(rows_of(output)) == 10
     assert command(annotate, *common) == 2
     assert "prompt standard (now cot)" in capsys.readouterr().err
+    assert command(annotate, "--task", "pocket", "--from", output, "--prompt", "both", "--output", tmp_path / "b") == 2
+    assert "say with --prompt to which" in capsys.readouterr().err
 
 
 def test_token_ids_are_asked_for_with_both_prompts_only_and_a_server_may_have_none(command, tmp_path, capfd):
@@ -279,7 +281,7 @@ def test_answers_that_lack_or_do_not_fit_are_one_sentence(command, vllm, taught,
     )
     assert "annotate --prompt both" in given(whole[1:])
     changed = whole[0] | {"instruction": "Answer."}
-    assert f"line 1 answers another question than pocket {first} is in --demonstrations" in given([changed])
+    assert f"line 1 answers another question than --demonstrations' pocket {first}" in given([changed])
     assert "line 1: output_ids must be a list of token ids" in given([whole[0] | {"output_ids": ["x"]}])
     assert "has no 'output'" in given([{name: value for name, value in whole[0].items() if name != "output"}])
 
