@@ -129,27 +129,16 @@ def _add_training_flags(parser: Parser, *, lora_dropout: float, batch_size: str)
     """What both phases take: output, data kept, batch (`batch_size`: the default's source), LoRA, memory, saving,
     machine."""
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="the run folder, adapter at its root")
-    parser.add_argument(
-        "--keep",
-        choices=("correct", "all"),
-        default="correct",
-        help="demonstrations to use: those whose answer is right, or all",
-    )
-    parser.add_argument(
-        "--fraction",
-        type=proportion,
-        help="C.1: use this share of 3000 of the kept demonstrations (default: all of them)",
-    )
+    kept = "demonstrations to use: those whose answer is right, or all"
+    parser.add_argument("--keep", choices=("correct", "all"), default="correct", help=kept)
+    c1 = "C.1: use this share of 3000 of the kept demonstrations (default: all of them)"
+    parser.add_argument("--fraction", type=proportion, help=c1)
     parser.add_argument("--batch-size", type=positive, default=128, help=f"rows per optimizer step, {batch_size}")
     parser.add_argument(
         "--max-grad-norm", type=above_zero, default=1.0, help="gradients are clipped to it; transformers' default"
     )
-    parser.add_argument(
-        "--validate-every",
-        type=positive,
-        metavar="STEPS",
-        help="steps between validations (default: a tenth of the run)",
-    )
+    between = "steps between validations (default: a tenth of the run)"
+    parser.add_argument("--validate-every", type=positive, metavar="STEPS", help=between)
     parser.add_argument(
         "--max-dropped", type=share, default=0.01, help="stop where a greater share of the rows cannot be used"
     )
@@ -169,11 +158,8 @@ def _add_training_flags(parser: Parser, *, lora_dropout: float, batch_size: str)
     memory = parser.add_argument_group(
         "speed and memory: none of these changes the result, but for rounding and which masks dropout draws"
     )
-    memory.add_argument(
-        "--micro-batch-tokens",
-        type=positive,
-        help="tokens, padding included, that go through at a time (default: 2048 on a GPU, 1024 on a CPU)",
-    )
+    at_a_time = "tokens, padding included, that go through at a time (default: 2048 on a GPU, 1024 on a CPU)"
+    memory.add_argument("--micro-batch-tokens", type=positive, help=at_a_time)
     memory.add_argument(
         "--gradient-checkpointing", action="store_true", help="recompute activations in the backward: slower, smaller"
     )
