@@ -49,14 +49,20 @@ def add_machine_flags(parser: Parser) -> None:
     group.add_argument("--dtype", choices=DTYPES, default="auto", help=f"compute type; {auto}")
 
 
-def add_student_flag(parser: Parser) -> None:
+def add_student_flag(parser: Parser, *, required: bool = True) -> None:
     """--student; the name `pocket` stands for the folder of the embedded one."""
 
     def folder(name: str) -> str:
         return str(STUDENT) if name == "pocket" else name
 
     told = "a folder, a Hub id, or `pocket`"
-    parser.add_argument("--student", required=True, type=folder, metavar="MODEL_OR_DIR", help=told)
+    parser.add_argument("--student", required=required, type=folder, metavar="MODEL_OR_DIR", help=told)
+
+
+def add_questions_flag(parser: argparse._ActionsContainer) -> None:
+    """--questions."""
+    told = "own questions: JSONL with question, options, target"
+    parser.add_argument("--questions", type=Path, metavar="FILE", help=told)
 
 
 def add_data_flag(parser: Parser) -> None:

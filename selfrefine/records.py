@@ -1,7 +1,7 @@
 """The project's JSONL files: demonstrations and preferences, read with the file and line in every complaint."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +17,8 @@ class Demonstration:
     """A teacher's answer: the Alpaca triple (App. A, Table 6) and where it came from.
 
     `input` is the question with the trigger, `target` the right answer t_i, `options` those of a multiple choice;
-    an answer that did not end was cut at the teacher's token limit.
+    an answer that did not end was cut at the teacher's token limit; `output_ids` are the tokens that were sampled,
+    `prompt_ids` those that they follow.
     """
 
     instruction: str
@@ -32,6 +33,8 @@ class Demonstration:
     read: str | None = None
     correct: bool | None = None
     ended: bool = True
+    output_ids: tuple[int, ...] | None = None
+    prompt_ids: tuple[int, ...] | None = None
 
     @property
     def asked(self) -> str:
@@ -80,7 +83,8 @@ def _natural(value: object) -> bool:
 _TEXTS = ("a list of texts", lambda value: isinstance(value, list) and all(isinstance(each, str) for each in value))
 _IDS = ("a list of token ids", lambda value: isinstance(value, list) and all(map(_natural, value)))
 _TRUTH = ("true or false", lambda value: isinstance(value, bool))
-_KINDS = {"options": _TEXTS, "chosen_ids": _IDS, "rejected_ids": _IDS, "sample": ("a whole number from 0", _natural)}
+_KINDS = {"options": _TEXTS, "sample": ("a whole number from 0", _natural)}
+_KINDS |= dict.fromkeys(("chosen_ids", "rejected_ids", "output_ids", "prompt_ids"), _IDS)
 _KINDS |= dict.fromkeys(("correct", "ended", "chosen_ended", "rejected_ended"), _TRUTH)
 
 
@@ -92,6 +96,11 @@ def read_demonstrations(paths: Iterable[Path]) -> list[Demonstration]:
 def read_preferences(path: Path) -> list[Preference]:
     """All preference pairs of the file, in order."""
     return _read([path], Preference)
+
+
+def read_answers(paths: Iterable[Path]) -> Iterator[tuple[str, Demonstration]]:
+    """("FILE line N", row) for each line of annotate's, of which several may answer one question."""
+    return ((place, _checked(row, Demonstration, place)) for path in paths for place, row in read_lines(path))
 
 
 def write_records(path: Path, records: Iterable[Demonstration | Preference]) -> None:

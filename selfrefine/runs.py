@@ -23,7 +23,7 @@ BEFORE |= {"lora_targets": list(LINEARS), "template_date": str(DATE)}
 _INPUTS = {
     "student_id": "the student's weights",
     "adapter_id": "--adapter's weights",
-    "data": "the rows of --demonstrations or --preferences",
+    "data": "the rows of --demonstrations, --answers or --preferences",
 }
 
 

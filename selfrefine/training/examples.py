@@ -98,12 +98,16 @@ def _problem(example: Example | Pair, config) -> str | None:
 
 
 def _usable(made: list[tuple[Ids, str | None]], allowed: float, what: str) -> list[Ids]:
-    """Those without a problem; the others are counted and named: UserError for more than the `allowed` share."""
-    problems = [f"{ids.id}: {problem}" for ids, problem in made if problem]
+    """Those without a problem; UserError where the others are more than the `allowed` share."""
+    require_most(len(made), [f"{ids.id}: {problem}" for ids, problem in made if problem], allowed, what)
+    return [ids for ids, problem in made if not problem]
+
+
+def require_most(count: int, problems: list[str], allowed: float, what: str, mend: str = "mend the rows") -> None:
+    """Counts and names the records with a problem; UserError where they are more than the `allowed` share."""
     if problems:
         named = "; ".join([*problems[:5], *["..."] * (len(problems) > 5)])
-        told = f"{len(problems)} of {len(made)} {what} left out ({named})"
-        if len(problems) > allowed * len(made):
-            raise UserError(f"{told}: more than --max-dropped {allowed:g} allows; mend the rows or raise it.")
+        told = f"{len(problems)} of {count} {what} left out ({named})"
+        if len(problems) > allowed * count:
+            raise UserError(f"{told}: more than --max-dropped {allowed:g} allows; {mend} or raise it.")
         print(f"warning: {told}")
-    return [ids for ids, problem in made if not problem]
