@@ -33,6 +33,7 @@ BEFORE = {
     "lora_targets": list(LINEARS),
     "answers_per_prompt": 1,
     "schedule": "linear",
+    "chosen_nll": 0.0,
     "template_date": str(DATE),
 }
 # what is compared by a digest, which tells a reader nothing
