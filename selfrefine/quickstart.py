@@ -8,7 +8,6 @@ resumes what was interrupted. It is the plan `quickstart` of `selfrefine.experim
 import argparse
 import time
 from pathlib import Path
-from statistics import fmean
 
 from selfrefine import command
 from selfrefine.errors import UserError
@@ -19,7 +18,7 @@ from selfrefine.experiments.settings import settings
 from selfrefine.files import write_json, write_whole
 from selfrefine.pocket.judge import has_chain
 from selfrefine.scores import cell as shown
-from selfrefine.scores import percent, spread
+from selfrefine.scores import over_seeds, percent
 from selfrefine.tasks.pocket import TASKS
 
 
@@ -32,16 +31,14 @@ def main() -> None:
     tasks = (*TASKS, *(["multiarith"] if args.data else []))
     chosen = settings(recipes.read("pocket"), output=args.output, seeds=args.seeds, data=args.data, tasks=tasks)
     rows = plan("quickstart", chosen)
-    prepare(chosen.recipe.environment)
+    prepare(chosen.recipe["environment"])
     execute(commands(rows))
     content = report.write("quickstart", chosen, rows)
     chains = {row.method: {task: chain_share(cell) for task, cell in row.cells.items()} for row in rows}
     text = tables(content, chains)
     write_whole(args.output / "table.md", text.encode())
     accuracies = {
-        row["method"]: {
-            task: {name: cell["ours"][name] for name in ("mean", "std")} for task, cell in row["cells"].items()
-        }
+        row["method"]: {task: _mean_and_std(cell["ours"]) for task, cell in row["cells"].items()}
         for row in content["rows"]
     }
     write_json(args.output / "table.json", {"seeds": chosen.seeds, "rows": accuracies, "chain_of_thought": chains})
@@ -51,8 +48,11 @@ def main() -> None:
 def chain_share(cell: Cell) -> dict[str, float | None]:
     """Percent of a cell's answers with a chain of thought: mean and deviation over seeds."""
     answers = [results.answers(step, cell.task, cell.prompt) for step in cell.steps]
-    shares = [percent(has_chain(answer["text"]) for answer in run) for run in answers]
-    return {"mean": fmean(shares), "std": spread(shares)}
+    return _mean_and_std(over_seeds([percent(has_chain(answer["text"]) for answer in run) for run in answers]))
+
+
+def _mean_and_std(number: dict) -> dict[str, float | None]:
+    return {name: number[name] for name in ("mean", "std")}
 
 
 def tables(content: dict, chains: dict[str, dict[str, dict]]) -> str:
@@ -61,9 +61,9 @@ def tables(content: dict, chains: dict[str, dict[str, dict]]) -> str:
     shares = [[method, *(shown(**share) for share in of.values())] for method, of in chains.items()]
     parts = [
         f"{sections.introduction(content)} Baseline is asked at x, every other row at x̂.",
-        report.grid(table.heads, table.lines),
+        str(table),
         "Share of the answers with a chain of thought (with an equation), in percent.",
-        report.grid(table.heads, shares),
+        str(table._replace(lines=shares)),
         f"Answers of seed {content['settings']['seeds'][0]} to the first test question of each task:",
     ]
     for question in (asked[0] for asked in content["questions"].values()):

@@ -14,7 +14,7 @@ from pathlib import Path
 from selfrefine import command
 from selfrefine.errors import UserError
 from selfrefine.experiments import recipes, report
-from selfrefine.experiments.plans import NAMES, commands, plan
+from selfrefine.experiments.plans import EXPERIMENTS, commands, plan
 from selfrefine.experiments.run import execute, prepare, state
 from selfrefine.experiments.sections import tables
 from selfrefine.experiments.settings import Settings, own_questions, settings
@@ -37,14 +37,14 @@ def main() -> None:
     if not report_only:
         if chosen.data and not chosen.data.is_dir() and any("--data" in step.words for step in steps):
             raise UserError(f"--data {chosen.data}: there is no such folder.")
-        if not chosen.recipe.seconds and not shutil.which("nvidia-smi"):
+        if not chosen.recipe["seconds"] and not shutil.which("nvidia-smi"):
             print(
                 "warning: no NVIDIA GPU is seen here; the paper's models take months on a CPU, --scale pocket minutes"
             )
-        prepare(chosen.recipe.environment)
+        prepare(chosen.recipe["environment"])
         execute(steps)
     content = report.write(name, chosen, rows)
-    print(*(report.grid(table.heads, table.lines) for table in tables(content)), sep="\n\n")
+    print(*tables(content), sep="\n\n")
 
 
 def require_own(name: str, s: Settings) -> None:
@@ -68,12 +68,12 @@ def require_own(name: str, s: Settings) -> None:
 
 def _parser() -> command.Parser:
     """The flags; what is not given is not there. The experiments are listed under them."""
-    listed = "\n".join(f"  {name:<11} {title}" for name, title in NAMES.items())
+    listed = "\n".join(f"  {name:<11} {title}" for name, (title, *_) in EXPERIMENTS.items())
     parser = command.Parser(__doc__)
     parser.argument_default = argparse.SUPPRESS
     parser.prog = "python -m selfrefine.experiments"
     parser.epilog = f"experiments:\n{listed}"
-    parser.add_argument("name", metavar="NAME", choices=NAMES, help="table1, figure2, ...: listed below")
+    parser.add_argument("name", metavar="NAME", choices=EXPERIMENTS, help="table1, figure2, ...: listed below")
     parser.add_argument("--plan", action="store_true", default=False, help="print the commands and run nothing")
     parser.add_argument("--report", action="store_true", default=False, help="report on what has run and run nothing")
     how = parser.add_mutually_exclusive_group()
@@ -120,8 +120,8 @@ def described(name: str, settings: Settings, steps: list[Step]) -> str:
     """The plan in full: for every command its state, cost, needs, inputs and what it makes."""
     numbers = {step.output: number for number, step in enumerate(steps, start=1)}
     states = {step.output: state(step) for step in steps}
-    measured = bool(settings.recipe.seconds)
-    lines = [f"{NAMES[name]}; {settings.recipe.name} scale, output in {settings.output}", ""]
+    measured = bool(settings.recipe["seconds"])
+    lines = [f"{EXPERIMENTS[name].title}; {settings.recipe['name']} scale, output in {settings.output}", ""]
     for number, step in enumerate(steps, start=1):
         inputs = [
             f"{one.output} ({'there' if states[one.output] == 'done' else f'from {numbers[one.output]}'})"
