@@ -260,7 +260,7 @@ def test_the_control_pays_for_self_refine_in_epochs_of_phase_1(tmp_path):
     assert "--epochs 6" in control.line
     asked = tmp_path / "asked"
     code = f"import pathlib, sys; pathlib.Path({str(asked)!r}).write_text(sys.argv[2])"
-    with run.Runner() as runner:  # and is what runs
+    with run.runner() as runner:  # and is what runs
         assert runner(replace(control, words=("-c", code, "--epochs", "8"))) == 0
     assert asked.read_text() == "6"
 
@@ -459,7 +459,7 @@ def test_waiting_for_another_start_can_be_stopped(tmp_path, capfd):
 def test_a_signal_between_commands_stops_before_the_next(number, code, tmp_path):
     steps = [Step("evaluate", name, ("-c", ""), tmp_path / name, (), None, "") for name in ("one", "two")]
     asked = []
-    with run.Runner() as runner, pytest.raises(SystemExit) as stopped:
+    with run.runner() as runner, pytest.raises(SystemExit) as stopped:
 
         def call(step: Step) -> int:
             asked.append(step.title)

@@ -173,7 +173,7 @@ def test_a_recipe_is_flags_of_each_command_and_the_users_win(tmp_path):
     file.write_text(
         json.dumps(
             {
-                "experiments": {"--student": "m", "--tasks": ["gsm8k"], "--limit": 9},
+                "experiments": {"--student": "m", "--tasks": ["gsm8k"], "--limit": 9, "--data": "rows"},
                 "train_it": {"--gradient-checkpointing": True, "--plain": False},
                 "evaluate": {"--limit": 7},
             }
@@ -181,7 +181,7 @@ def test_a_recipe_is_flags_of_each_command_and_the_users_win(tmp_path):
     )
     chosen = settings(recipes.read(str(file)), tasks=["obqa", "obqa"])
     assert (chosen.student, chosen.tasks, chosen.limit) == ("m", ("obqa",), 9)
-    assert chosen.output == Path("runs/mine")
+    assert (chosen.output, chosen.data) == (Path("runs/mine"), Path("rows"))
     lines = {step.kind: step.line for step in commands(plan("figure2", chosen))}
     assert "--gradient-checkpointing" in lines["train_it"]
     assert "--plain" not in lines["train_it"]

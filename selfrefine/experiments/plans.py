@@ -14,6 +14,7 @@ from selfrefine.paper import BASELINE, BASELINE_COT, CROSS, INSTRUCTED, REFINED,
 
 TEACHER = "Teacher CoT"  # Figures 2 and 3: the horizontal lines
 CONTROL = "Instruction-tuning, equal compute"
+PROMPTS = {BASELINE: "standard", BASELINE_COT: "cot"}
 FRACTIONS = (0.25, 0.5, 0.75, 1.0)  # App. C.1
 FIGURE_5_TASKS = ("math", "mmlu")
 BY_STUDENT = {"llama-2-7b": paper.TABLE_1, "llama-2-13b": paper.TABLE_10, "mistral-7b": paper.TABLE_11}
@@ -49,7 +50,7 @@ def plan(name: str, s: Settings) -> list[Row]:
     of = EXPERIMENTS[name]
     if name == "figure5":
         s = replace(s, tasks=s.tasks or FIGURE_5_TASKS)
-    rows = [row for pair in s.pairs(of.pairs) for row in of.rows(s, pair)] if of.pairs else of.rows(s)
+    rows = [row for pair in s.pairs(of.pairs) for row in of.rows(s, pair)]
     return beside(rows, of.printed) if of.printed else rows
 
 
@@ -86,7 +87,7 @@ def beside(rows: list[Row], printed: Printed) -> list[Row]:
     """Rows with what a table of the paper has for their cells. A trained row that names no task is of each cell's."""
 
     def published(row: Row, task: str) -> Published | None:
-        trained_on = "" if row.method in (BASELINE, BASELINE_COT) else row.trained_on or task
+        trained_on = "" if row.method in PROMPTS else row.trained_on or task
         return printed.get((trained_on, row.method), {}).get(task)
 
     return [
@@ -193,40 +194,34 @@ def dpo_answer(s: Settings, pair: Pair) -> list[Row]:
     ]
 
 
-def teachers_accuracy(s: Settings) -> list[Row]:
+def teachers_accuracy(s: Settings, _: Pair) -> list[Row]:
     """Table 5: on training and testing questions, at x and at x̂."""
-
-    def cells(task: str, split: str) -> dict[str, Cell]:
-        return {
-            f"{teacher.title}, {column}": teacher_accuracy(s, teacher, task, split, prompt)
-            for teacher in s.teachers()
-            for column, prompt in ((BASELINE, "standard"), ("CoT", "cot"))
-        }
-
-    panels = {"Training": "train", "Testing": "test"}
-    return [
-        Row(panel, "", paper.TITLES.get(task, task), cells(task, split))
-        for panel, split in panels.items()
-        for task in s.trained
-    ]
+    rows, columns = [], {BASELINE: "standard", "CoT": "cot"}
+    for split, panel in (("train", "Training"), ("test", "Testing")):
+        for task in s.trained:
+            cells = {
+                f"{teacher.title}, {column}": teacher_accuracy(s, teacher, task, split, prompt)
+                for teacher in s.teachers()
+                for column, prompt in columns.items()
+            }
+            rows.append(Row(panel, "", paper.TITLES.get(task, task), cells))
+    return rows
 
 
-def teachers_quality(s: Settings) -> list[Row]:
+def teachers_quality(s: Settings, _: Pair) -> list[Row]:
     """Table 13: at x, at x̂, and the bare targets."""
-    answers = {
-        teacher: [
-            Row("", "", method, {task: teacher_accuracy(s, teacher, task, "test", prompt) for task in s.trained})
-            for method, prompt in ((BASELINE, "standard"), (BASELINE_COT, "cot"))
-        ]
-        for teacher in s.teachers()
-    }
+    answers: dict[Model, list[Row]] = {}
+    for teacher in s.teachers():
+        for method, prompt in PROMPTS.items():
+            cells = {task: teacher_accuracy(s, teacher, task, prompt=prompt) for task in s.trained}
+            answers.setdefault(teacher, []).append(Row("", "", method, cells))
     return ratings(s, "teacher", answers, paper.TABLE_13)
 
 
-def students_quality(s: Settings) -> list[Row]:
+def students_quality(s: Settings, _: Pair) -> list[Row]:
     """Table 14: before and after each phase, taught in the family and out of it; a student's answers are rated once."""
     s, answers = replace(s, tasks=s.trained, also=()), {}
-    for pair in s.pairs([*IN_FAMILY, *OUT_FAMILY]):
+    for pair in s.pairs(EVERY_PAIR):
         rows = answers.setdefault(pair.student, baselines(s, pair))
         for method, run in ((INSTRUCTED, steps.instruct), (REFINED, refined)):
             rows.append(Row("", pair.family, method, on_own_task(s, pair, partial(run, s, pair))))
@@ -251,17 +246,18 @@ def ratings(s: Settings, kind: str, answers: dict[Model, list[Row]], printed: Pr
 
 
 class Experiment(NamedTuple):
-    """Its title, what makes its rows (for each pair of teacher and student, if it has pairs), the paper's table."""
+    """Its title, what makes the rows of a pair of teacher and student, the paper's pairs, and its table."""
 
     title: str
-    rows: Callable[..., list[Row]]
-    pairs: Sequence[Pair] = ()
+    rows: Callable[[Settings, Pair], list[Row]]
+    pairs: Sequence[Pair] = (LLAMA_7B,)
     printed: Printed = MappingProxyType({})
 
 
+EVERY_PAIR = [*IN_FAMILY, *OUT_FAMILY]
 EXPERIMENTS = {
     "table1": Experiment(
-        "Table 1: in-domain, out-domain and cross self-refine, Llama-2-7", table_1, [LLAMA_7B], paper.TABLE_1
+        "Table 1: in-domain, out-domain and cross self-refine, Llama-2-7", table_1, printed=paper.TABLE_1
     ),
     "table10": Experiment("Table 10: as Table 1, Llama-2-13", table_1, [LLAMA_13B], paper.TABLE_10),
     "table11": Experiment("Table 11: as Table 1, Mistral-7", table_1, [MISTRAL], paper.TABLE_11),
@@ -270,15 +266,11 @@ EXPERIMENTS = {
     "figure4": Experiment(
         "Figure 4: fewer demonstrations, for either phase alone and for both", low_resource, [LLAMA_7B, OUT_FAMILY[0]]
     ),
-    "figure5": Experiment("Figure 5: MATH and MMLU, a quarter to train on", bars, [*IN_FAMILY, *OUT_FAMILY]),
+    "figure5": Experiment("Figure 5: MATH and MMLU, a quarter to train on", bars, EVERY_PAIR),
     "table5": Experiment("Table 5: the teachers' own accuracy", teachers_accuracy),
     "table13": Experiment("Table 13: the quality of the teachers' answers as a judge rates it", teachers_quality),
     "table14": Experiment("Table 14: the quality of the students' answers as a judge rates it", students_quality),
-    "dpo_answer": Experiment("DPO_answer (App. B, Eq. 5) beside DPO_CoT", dpo_answer, [LLAMA_7B]),
-    "own": Experiment(
-        "Your own task: --train FILE and --test FILE, their questions with their answers", one_task, [LLAMA_7B]
-    ),
-    "quickstart": Experiment(
-        "The quickstart: trained on one task, evaluated on it and on the others", one_task, [LLAMA_7B]
-    ),
+    "dpo_answer": Experiment("DPO_answer (App. B, Eq. 5) beside DPO_CoT", dpo_answer),
+    "own": Experiment("Your own task: --train FILE and --test FILE, their questions with their answers", one_task),
+    "quickstart": Experiment("The quickstart: trained on one task, evaluated on it and on the others", one_task),
 }

@@ -4,6 +4,7 @@ That is its pairs and where they moved, how answers are read, what changed, the 
 """
 
 import statistics
+from collections.abc import Callable
 from typing import NamedTuple
 
 from selfrefine.experiments.plans import CONTROL, TEACHER
@@ -68,33 +69,28 @@ def introduction(content: dict) -> str:
 
 
 def tables(content: dict) -> list[Section]:
-    """The experiment's own table, a panel each, in the layout of Table 1."""
+    """The experiment's own table, a panel each."""
     differing = {
         (one["panel"], one["trained_on"], one["to"], one["task"])
         for one in content["differences"]
         if one["p"] < SIGNIFICANT and one["from"] == COMPARED[one["to"]][0]
     }
-    made = []
-    for panel in dict.fromkeys(row["panel"] for row in content["rows"]):
-        rows = [row for row in content["rows"] if row["panel"] == panel]
-        columns = list(dict.fromkeys(column for row in rows for column in row["cells"]))
-        lines = [
-            [titled(row["trained_on"]), row["method"]]
-            + [
-                _shown(
-                    row["cells"].get(column),
-                    content["rating"],
-                    own=column == row["trained_on"],
-                    differs=(panel, row["trained_on"], row["method"], column) in differing,
-                )
-                for column in columns
-            ]
-            for row in rows
-        ]
-        names = 1 + any(row["trained_on"] for row in rows)  # without the first column where it would be empty
-        heads = ["trained on", "", *map(titled, columns)]
-        made.append(Section(panel, "", heads[2 - names :], [line[2 - names :] for line in lines], names))
-    return made
+
+    def shown(row: dict, column: str) -> Shown:
+        differs = (row["panel"], row["trained_on"], row["method"], column) in differing
+        return _shown(row["cells"].get(column), content["rating"], own=column == row["trained_on"], differs=differs)
+
+    panels = dict.fromkeys(row["panel"] for row in content["rows"])
+    return [_layout(panel, "", [row for row in content["rows"] if row["panel"] == panel], shown) for panel in panels]
+
+
+def _layout(title: str, said: str, rows: list[dict], shown: Callable[[dict, str], Shown | str]) -> Section:
+    """Rows as in Table 1, without the first column where it would be empty."""
+    columns = list(dict.fromkeys(column for row in rows for column in row["cells"]))
+    heads = ["trained on", "", *map(titled, columns)]
+    lines = [[titled(row["trained_on"]), row["method"], *(shown(row, column) for column in columns)] for row in rows]
+    names = 1 + any(row["trained_on"] for row in rows)
+    return Section(title, said, heads[2 - names :], [line[2 - names :] for line in lines], names)
 
 
 def _shown(cell: dict | None, rating: bool, **where: bool) -> Shown:
@@ -116,13 +112,8 @@ def diagnostics(content: dict) -> list[Section]:
 
 
 def _printed(content: dict) -> Section:
-    tasks = list(dict.fromkeys(task for row in content["printed"] for task in row["cells"]))
-    lines = [
-        [titled(row["trained_on"]), row["method"], *(row["cells"].get(task, "") for task in tasks)]
-        for row in content["printed"]
-    ]
     said = "Other models, other tasks: only directions compare."
-    return Section("The paper's own table", said, ["trained on", "", *map(titled, tasks)], lines, 2)
+    return _layout("The paper's own table", said, content["printed"], lambda row, task: row["cells"].get(task, ""))
 
 
 def _gaps(content: dict) -> Section:

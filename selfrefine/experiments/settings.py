@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from selfrefine import paper
 from selfrefine.errors import UserError
@@ -16,8 +17,7 @@ SCRIPTED = "pocket"  # the teacher and the judge that need neither weights nor a
 UNTRAINED = ("pocket-unseen",)  # a test without a train split
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(NamedTuple):
     """A student or teacher: its folder's name, its name in the paper, what the commands take, its size."""
 
     key: str
@@ -41,8 +41,7 @@ MODELS = {
 }
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """Who teaches whom, and whether they are of one family (§3, Figures 2 and 3)."""
 
     teacher: Model
@@ -133,11 +132,13 @@ def settings(recipe: dict, **given) -> Settings:
     flags = {"output": Path("runs") / recipe["name"]} | chosen | given
     for name in ("tasks", "also", "seeds"):
         flags[name] = tuple(dict.fromkeys(flags.get(name, Settings.__dataclass_fields__[name].default)))
+    for name in ("output", "data", "train", "test", "demonstrations"):  # texts in a recipe
+        flags[name] = flags.get(name) and Path(flags[name])
     known = (*paper.TITLES, *pocket.TASKS)
     for task in (*flags["tasks"], *flags["also"]):
         if task not in known:
             raise UserError(f'--tasks: there is no task "{task}": the tasks are {", ".join(known)}.')
-    if flags.get("demonstrations") and not flags["demonstrations"].is_dir():
+    if flags["demonstrations"] and not flags["demonstrations"].is_dir():
         raise UserError(f"--demonstrations {flags['demonstrations']}: there is no such folder.")
     if flags["tasks"] and set(flags["tasks"]) <= set(UNTRAINED):
         raise UserError(f"--tasks {' '.join(flags['tasks'])}: that is a test only, add a task to train on.")
