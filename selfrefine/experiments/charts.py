@@ -8,10 +8,11 @@ from itertools import cycle
 COLOURS = ("#8a8a8a", "#c2c2c2", "#3b7dd8", "#d9652b", "#2a9d6f", "#8e5bb5", "#b08900", "#444444")
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 26, 34  # margins, in pixels
 
-Series = dict[str, list[tuple[float, float]]]
+Lines = dict[str, list[tuple[float, float]]]
+Bars = dict[str, list[tuple[float, float | None] | None]]
 
 
-def lines(title: str, series: Series, across: str, width: int = 336, height: int = 210) -> str:
+def lines(title: str, series: Lines, across: str, width: int = 336, height: int = 210) -> str:
     """Curves: each series is a list of (x, y). Nothing where there are none."""
     points = [point for of in series.values() for point in of]
     if not points:
@@ -31,13 +32,7 @@ def lines(title: str, series: Series, across: str, width: int = 336, height: int
     return frame.svg(series, COLOURS[2:])
 
 
-def bars(
-    title: str,
-    groups: list[str],
-    series: dict[str, list[tuple[float, float | None] | None]],
-    levels: list[float | None],
-    marks: dict[str, list[float | None]],
-) -> str:
+def bars(title: str, groups: list[str], series: Bars, levels: list[float | None], marks: dict[str, list]) -> str:
     """Bars in groups, in percent: a value (and a deviation) or None for each group, in each series.
 
     `levels` are horizontal lines over a group (the teacher), `marks` published values, by series.

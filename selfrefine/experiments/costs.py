@@ -32,7 +32,7 @@ def questions(task: str, split: str, limit: int | None) -> int:
     return min(size, limit or size)
 
 
-def kept(asked: int, task: str, teacher: str, fraction: float | None = None) -> int:
+def kept(asked: int, task: str, teacher: str, fraction: float = 0) -> int:
     """Of the questions asked, the demonstrations that a student learns from: those that are right (Table 5), and of
     these a share of 3000."""
     published = paper.TABLE_5.get(("train", task), {}).get((teacher, "cot"))

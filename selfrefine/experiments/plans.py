@@ -116,7 +116,7 @@ def in_domain(s: Settings, pair: Pair, task: str, evaluate: Callable[[list[Step]
     return [Row(pair.title, task, method, evaluate(of)) for method, of in runs.items()]
 
 
-def refined(s: Settings, pair: Pair, task: str, seed: int, fraction: float | None = None, **how) -> Step:
+def refined(s: Settings, pair: Pair, task: str, seed: int, fraction: float = 0, **how) -> Step:
     """Both phases on one task."""
     return steps.refine(s, pair, steps.instruct(s, pair, task, seed, fraction), task, seed, fraction, **how)
 
@@ -254,7 +254,7 @@ class Experiment(NamedTuple):
     printed: Printed = MappingProxyType({})
 
 
-EVERY_PAIR = [*IN_FAMILY, *OUT_FAMILY]
+EVERY_PAIR, BOTH = [*IN_FAMILY, *OUT_FAMILY], [LLAMA_7B, OUT_FAMILY[0]]
 EXPERIMENTS = {
     "table1": Experiment(
         "Table 1: in-domain, out-domain and cross self-refine, Llama-2-7", table_1, printed=paper.TABLE_1
@@ -263,9 +263,7 @@ EXPERIMENTS = {
     "table11": Experiment("Table 11: as Table 1, Mistral-7", table_1, [MISTRAL], paper.TABLE_11),
     "figure2": Experiment("Figure 2: students instructed by teachers of their own family", bars, IN_FAMILY),
     "figure3": Experiment("Figure 3: students instructed by GPT-3.5", bars_at_cot, OUT_FAMILY),
-    "figure4": Experiment(
-        "Figure 4: fewer demonstrations, for either phase alone and for both", low_resource, [LLAMA_7B, OUT_FAMILY[0]]
-    ),
+    "figure4": Experiment("Figure 4: fewer demonstrations, for either phase alone and for both", low_resource, BOTH),
     "figure5": Experiment("Figure 5: MATH and MMLU, a quarter to train on", bars, EVERY_PAIR),
     "table5": Experiment("Table 5: the teachers' own accuracy", teachers_accuracy),
     "table13": Experiment("Table 13: the quality of the teachers' answers as a judge rates it", teachers_quality),

@@ -27,18 +27,16 @@ class Model(NamedTuple):
 
 
 # Table 4, where the chat versions are meant that the text names; GPT-3.5 is asked at its server
-MODELS = {
-    model.key: model
-    for model in (
-        Model("llama-2-7b", "Llama-2-7", "meta-llama/Llama-2-7b-chat-hf", 6.7),
-        Model("llama-2-13b", "Llama-2-13", "meta-llama/Llama-2-13b-chat-hf", 13.0),
-        Model("llama-2-70b", "Llama-2-70", "meta-llama/Llama-2-70b-chat-hf", 69.0),
-        Model("mistral-7b", "Mistral-7", "mistralai/Mistral-7B-Instruct-v0.1", 7.2),
-        Model("mixtral-8x7b", "Mixtral8x7", "mistralai/Mixtral-8x7B-Instruct-v0.1", 46.7),
-        Model("gpt-3.5", "GPT-3.5", "gpt-3.5-turbo", None),
-        Model("pocket", "pocket", "pocket", 0.001),
-    )
-}
+_MODELS = (
+    Model("llama-2-7b", "Llama-2-7", "meta-llama/Llama-2-7b-chat-hf", 6.7),
+    Model("llama-2-13b", "Llama-2-13", "meta-llama/Llama-2-13b-chat-hf", 13.0),
+    Model("llama-2-70b", "Llama-2-70", "meta-llama/Llama-2-70b-chat-hf", 69.0),
+    Model("mistral-7b", "Mistral-7", "mistralai/Mistral-7B-Instruct-v0.1", 7.2),
+    Model("mixtral-8x7b", "Mixtral8x7", "mistralai/Mixtral-8x7B-Instruct-v0.1", 46.7),
+    Model("gpt-3.5", "GPT-3.5", "gpt-3.5-turbo", None),
+    Model("pocket", "pocket", "pocket", 0.001),
+)
+MODELS = {model.key: model for model in _MODELS}
 
 
 class Pair(NamedTuple):

@@ -102,10 +102,9 @@ def annotate(s: Settings, teacher: Model, task: str, split: str, prompt: str, se
     return _step(s, "annotate", title, flags, (), hours, needs)
 
 
-def instruct(
-    s: Settings, pair: Pair, task: str, seed: int, fraction: float | None = None, both: tuple[Step, ...] = ()
-) -> Step:
-    """Phase 1 on a task's demonstrations; the equal-compute control takes as long as the runs of `both` phases."""
+def instruct(s: Settings, pair: Pair, task: str, seed: int, fraction: float = 0, both: tuple[Step, ...] = ()) -> Step:
+    """Phase 1 on a task's demonstrations, or on a fraction of 3000 of them (0: on all); the equal-compute control takes
+    as long as the runs of `both` phases."""
     demonstrations = annotate(s, pair.teacher, task, "train", "cot", seed)
     name = f"{task}-it{_percent(fraction)}{'-control' if both else ''}"
     flags = {"--student": pair.student.name, "--demonstrations": demonstrations.output}
@@ -120,13 +119,7 @@ def instruct(
 
 
 def refine(
-    s: Settings,
-    pair: Pair,
-    instructed: Step | None,
-    task: str,
-    seed: int,
-    fraction: float | None = None,
-    preferred: str = "cot",
+    s: Settings, pair: Pair, instructed: Step | None, task: str, seed: int, fraction: float = 0, preferred: str = "cot"
 ) -> Step:
     """Phase 2 on a task's demonstrations from the instructed student; None: from the bare one (Figure 4)."""
     prompts = ("cot", "standard") if preferred == "answer" else ("cot",)  # Eq. 5 falls back to a_i, answered at x
@@ -199,11 +192,11 @@ def _folder(s: Settings, pair: Pair, seed: int) -> Path:
     return s.output / pair.student.key / pair.teacher.key / f"seed-{seed}"
 
 
-def _percent(fraction: float | None) -> str:
+def _percent(fraction: float) -> str:
     return f"-{100 * fraction:.0f}" if fraction else ""
 
 
-def _kept(s: Settings, pair: Pair, task: str, fraction: float | None) -> int:
+def _kept(s: Settings, pair: Pair, task: str, fraction: float) -> int:
     """About how many demonstrations a run learns from."""
     return costs.kept(_asked(s, task, "train"), task, pair.teacher.key, fraction)
 
