@@ -65,8 +65,8 @@ def main() -> None:
     args = _parse()
     _require_own(args.output)
     judged = [answer for path in args.predictions for answer in sampled(read(path), args.per_task, args.seed)]
-    if args.targets:
-        judged += targets(judged)
+    if args.targets:  # the bare targets of the same questions as responses, Table 13's last row
+        judged += [replace(one, file="target answers", prompt="target", response=one.target) for one in judged]
     answers = {answer.key: answer for answer in judged}
     prompts = {key: PROMPT.format(question=of.question, response=of.response) for key, of in answers.items()}
     settings = {name: getattr(args, name) for name in ("judge", "seed", "temperature", "max_new_tokens")}
@@ -132,11 +132,6 @@ def sampled(answers: Iterable[Judged], per_task: int, seed: int) -> list[Judged]
         for group in groups.values()
         for answer in sorted(group, key=lambda one: _lot(seed, one.task, one.id))[:per_task]
     ]
-
-
-def targets(answers: Iterable[Judged]) -> list[Judged]:
-    """The bare targets of the same questions as responses, Table 13's last row."""
-    return [replace(one, file="target answers", prompt="target", response=one.target) for one in answers]
 
 
 def rating(text: str) -> float | None:

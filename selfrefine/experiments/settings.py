@@ -10,7 +10,6 @@ from selfrefine import paper
 from selfrefine.errors import UserError
 from selfrefine.tasks import pocket
 from selfrefine.tasks.own import read_questions
-from selfrefine.tasks.questions import Question
 
 OPENAI = "https://api.openai.com/v1"
 SCRIPTED = "pocket"  # the teacher and the judge that need neither weights nor a server
@@ -143,10 +142,7 @@ def settings(recipe: dict, **given) -> Settings:
     return Settings(recipe, **flags)
 
 
-@lru_cache
-def own_questions(path: Path) -> list[Question]:
-    """The own questions of a file."""
-    return read_questions(path)
+own_questions = lru_cache(read_questions)  # a plan asks for them at every command
 
 
 def model(name: str) -> Model:

@@ -66,15 +66,9 @@ class Step:
 def in_order(wanted: Iterable[Step]) -> list[Step]:
     """The wanted steps and all that they need, each once, none before its inputs."""
     found: dict[Path, Step] = {}
-
-    def add(step: Step) -> None:
-        if step.output not in found:
-            for needed in step.inputs:
-                add(needed)
-            found[step.output] = step
-
     for step in wanted:
-        add(step)
+        if step.output not in found:
+            found |= {one.output: one for one in (*in_order(step.inputs), step)}
     return list(found.values())
 
 
