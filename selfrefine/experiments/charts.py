@@ -58,8 +58,8 @@ def bars(title: str, groups: list[str], series: Bars, levels: list[float | None]
                 diamond = f"M{middle:.1f} {frame.y(mark) - 4:.1f}l4 4l-4 4l-4 -4z"
                 frame.draw("path", f"paper, {where}: {mark:.1f}", d=diamond, fill="white", stroke="black")
         if levels[group] is not None:
-            level = frame.level(levels[group], left, left + 0.8 * room)
-            level.attrib |= {"stroke": "black", "stroke-dasharray": "5 3", "stroke-width": "1.6"}
+            dashed = {"stroke": "black", "stroke_dasharray": "5 3", "stroke_width": 1.6}
+            frame.level(levels[group], left, left + 0.8 * room, **dashed)
     return frame.svg(series, COLOURS)
 
 
@@ -101,9 +101,9 @@ class _Frame:
         """A text below the chart."""
         self.text(x, self.height - BOTTOM + 14, text, "middle")
 
-    def level(self, value: float, left: float, right: float) -> ET.Element:
+    def level(self, value: float, left: float, right: float, **style: str | float) -> None:
         """A horizontal line."""
-        return self.draw("line", x1=left, y1=self.y(value), x2=right, y2=self.y(value), stroke="#ddd")
+        self.draw("line", x1=left, y1=self.y(value), x2=right, y2=self.y(value), **{"stroke": "#ddd"} | style)
 
     def svg(self, names: dict, colours: Sequence[str]) -> str:
         """The picture with its legend."""
