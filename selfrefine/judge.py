@@ -21,8 +21,8 @@ from selfrefine.pocket.judge import rate
 from selfrefine.scores import grid
 from selfrefine.tasks.prompts import standard_form
 from selfrefine.tasks.questions import LETTERS
-from selfrefine.teachers import Answer, Key, Refusal, server
-from selfrefine.teachers.flags import add_server_flags, print_plan, server_settings
+from selfrefine.teachers import Answer, Key, Refusal, named, server
+from selfrefine.teachers.flags import add_plan_flags, add_server_flags, print_plan, server_settings
 from selfrefine.teachers.journal import appending, complain, keep_all, missing, rows_by_key, tell_cut
 
 PROMPT = (
@@ -181,6 +181,7 @@ def _parse() -> argparse.Namespace:
     judge.add_argument("--max-new-tokens", type=command.positive, default=512, help="our choice: App. H is silent")
     parser.add_argument("--output", type=command.file, required=True, metavar="FILE.json", help="averages, by task too")
     add_server_flags(parser)
+    add_plan_flags(parser)
     command.add_machine_flags(parser)
     args = parser.parse_args()
     if not args.server and not args.dry_run and args.judge != SCRIPTED:
@@ -209,8 +210,7 @@ def _replies(
             for key, of in asked.items()
         }
         return ((key, Answer(f"[[{number}]]")) for key, number in rated.items())
-    sampling = {"temperature": args.temperature, "max_new_tokens": args.max_new_tokens, "seed": args.seed}
-    return server.answers(prompts, model=args.judge, **sampling, **server_settings(args))
+    return server.answers(prompts, model=args.judge, **server_settings(args))
 
 
 def _rows(path: Path, settings: dict, answers: dict[Key, Judged]) -> dict[Key, dict]:
@@ -218,7 +218,7 @@ def _rows(path: Path, settings: dict, answers: dict[Key, Judged]) -> dict[Key, d
     rows = rows_by_key(path, _NAMES, settings)
     for key, row in rows.items():
         if key in answers and row.get("response") != answers[key].response:
-            raise UserError(f"{path}: {' '.join(key)} was another answer when it was rated: give another --output.")
+            raise UserError(f"{path}: {named(key)} was another answer when it was rated: give another --output.")
     return rows
 
 
