@@ -46,6 +46,14 @@ def phase_2(doc: str) -> argparse.Namespace:
     parser.add_argument("--max-new-tokens", type=positive, default=512, help="of y and ŷ; unsaid in the paper")
     parser.add_argument("--sampling-batch-size", type=positive, default=32, help="answers sampled at a time")
     parser.add_argument("--beta", type=above_zero, default=0.1, help="β of Eq. 2, §3.2.1")
+    parser.add_argument(
+        "--chosen-nll",
+        type=rate,
+        default=0.0,
+        metavar="WEIGHT",
+        help="adds so much of −log π_θ(y_w|x̂) per token of y_w to a pair's loss, which keeps y_w likely (Pang et al., "
+        "2024); 0 is the paper's",
+    )
     parser.add_argument("--learning-rate", type=above_zero, default=1e-6, help="peak, §3.2.1")
     parser.add_argument("--warmup-steps", type=natural, default=100, help="in equal parts to the peak, §3.2.1")
     decay = "after the warm-up: decay to 0, the default of the Hugging Face trainer that §3.2.1 names, or none, as in "

@@ -17,7 +17,7 @@ PACKAGES = ("torch", "transformers", "bitsandbytes", "safetensors", "numpy")
 FREE = {"output", "resume", "save_every", "dry_run", "device", "micro_batch_tokens", "gradient_checkpointing"}
 FREE |= {"dequantize_once", "sampling_batch_size", "student"}  # whose weights are compared, by `student_id`
 # what a run was before there was the setting
-BEFORE = {"plain": False, "answers_per_prompt": 1, "schedule": "linear"}
+BEFORE = {"plain": False, "answers_per_prompt": 1, "schedule": "linear", "chosen_nll": 0.0}
 BEFORE |= {"lora_targets": list(LINEARS), "template_date": str(DATE)}
 # what is compared by a digest, which tells a reader nothing
 _INPUTS = {

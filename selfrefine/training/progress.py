@@ -80,6 +80,6 @@ def displacement(means: dict[str, float]) -> str:
     if chosen < 0:
         told = (
             f"warning: {told}: the preferred answers became less likely, which the validation loss does not show; "
-            "read some answers, and lower --learning-rate or --max-steps if they got worse"
+            "read some answers, and lower --learning-rate or --max-steps, or add --chosen-nll, if they got worse"
         )
     return told
