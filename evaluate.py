@@ -9,10 +9,11 @@ if __name__ == "__main__":
 import argparse
 import json
 from collections.abc import Container, Iterator
+from pathlib import Path
 
 from tqdm import tqdm
 
-from selfrefine import fast
+from selfrefine import fast, ranks
 from selfrefine.errors import UserError
 from selfrefine.files import beside, digest, lock, write_json, write_whole
 from selfrefine.model.adapter import load_adapter, read_settings
@@ -59,13 +60,8 @@ def main() -> None:
     if args.adapter:
         settings["adapter_id"] = digest([args.adapter / "adapter_model.safetensors"])
     output, predictions = beside(args.output, ".json"), beside(args.output, ".predictions.jsonl")
-    held = lock(predictions)  # noqa: F841, the file's lock
-    begun = predictions.stat().st_size or not without_results(output)
-    if begun and (changed := changes(output, settings, FREE | {"batch_size"})):
-        raise UserError(changed[0] + ".")
-    if not begun:
-        write_json(output, {"results": {}, "settings": settings})
-    answered = read_predictions(predictions, asked)
+    held = lock(predictions) if ranks.RANK == 0 else None  # noqa: F841, the file's lock
+    answered = ranks.from_first(lambda: answered_before(output, predictions, settings, asked))
     if answered:
         print(f"{len(answered)} answers are in {predictions} already")
     done = {index for index, key in enumerate(keys) if key in answered}
@@ -81,21 +77,39 @@ def main() -> None:
     if not args.plain and config.model_type in FAMILIES:
         fast.speed_up(student)  # the same numbers, sooner: selfrefine/fast/
     texts = answers(student, tokenizer, asked, done, args, chat_template=chat_template)
-    with open(predictions, "a", encoding="utf-8", buffering=1) as file:
-        for index, text, ended in tqdm(texts, total=len(keys), initial=len(done), desc="answering"):
+    bar = tqdm(total=len(keys), initial=len(done), desc="answering")
+    with bar, open(ranks.own(predictions), "a", encoding="utf-8", buffering=1) as file:
+        for index, text, ended in texts:
             if keys[index] not in answered:
                 row = prediction(asked[keys[index]], *keys[index][2:], text, ended)
                 answered[keys[index]] = row
                 print(json.dumps(row, ensure_ascii=False), file=file)
+                bar.update(ranks.COUNT)
+    for others in ranks.gathered(answered):
+        answered |= others
+    if ranks.RANK:
+        return
 
     # Accuracies
     rows = "".join(json.dumps(answered[key], ensure_ascii=False) + "\n" for key in keys)
     write_whole(predictions, rows.encode())  # in the order of the questions, however often it was stopped
+    for part in ranks.parts(predictions)[1:]:
+        part.unlink()
     results = score([answered[key] for key in keys])
     laid_out = table(results, args.adapter and args.adapter.resolve().name)  # "." has a name too
     write_json(output, {"results": results, "settings": settings, "versions": versions(), "table": laid_out})
     print(laid_out)
     print(f"results in {output}, every answer in {predictions}")
+
+
+def answered_before(output: Path, predictions: Path, settings: dict, asked: dict[Key, Question]) -> dict[Key, dict]:
+    """The answers that earlier starts left; `output` notes the settings of a first one. UserError where they differ."""
+    begun = any(part.stat().st_size for part in ranks.parts(predictions)) or not without_results(output)
+    if begun and (changed := changes(output, settings, FREE | {"batch_size"})):
+        raise UserError(changed[0] + ".")
+    if not begun:
+        write_json(output, {"results": {}, "settings": settings})
+    return {key: row for part in ranks.parts(predictions) for key, row in read_predictions(part, asked).items()}
 
 
 def what_is_asked(args: argparse.Namespace) -> dict[Key, Question]:
@@ -147,4 +161,4 @@ def answers(
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, several=True)

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from selfrefine import ranks
 from selfrefine.command import (
     Parser,
     above_zero,
@@ -204,6 +205,11 @@ def _add_training_flags(parser: Parser, *, lora_dropout: float, batch_size: str)
     )
     saving = parser.add_argument_group("saving")
     saving.add_argument("--save-every", type=positive, default=50, metavar="STEPS", help="steps between checkpoints")
-    saving.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
+    saving.add_argument(
+        "--resume",
+        action="store_true",
+        default=ranks.RESTARTED != "0",
+        help="go on from the last checkpoint in --output; what torchrun starts again does so unasked",
+    )
     saving.add_argument("--dry-run", action="store_true", help="print the plan and stop before any weight is loaded")
     add_machine_flags(parser)

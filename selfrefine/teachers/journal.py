@@ -50,7 +50,7 @@ def appending(
             yield rows, append
         finally:
             os.fsync(file)
-            if len(list(read_lines(path))) > len(rows):
+            if path.exists() and len(list(read_lines(path))) > len(rows):  # the first rank has taken the others' in
                 write_whole(path, b"".join(map(_line, rows.values())))
 
 
@@ -61,7 +61,7 @@ def rows_by_key(path: Path, names: tuple[str, ...], settings: dict) -> dict[Key,
     where a row was made with other settings, or where two rows have one key.
     """
     rows: dict[Key, dict] = {}
-    for place, row in read_lines(path) if path.exists() else ():
+    for place, row in read_lines(path, torn_end=True) if path.exists() else ():
         try:
             key = tuple(str(row[name]) for name in names)
             made_with = dict(row["settings"])
