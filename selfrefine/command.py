@@ -4,6 +4,7 @@ import argparse
 import errno
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -196,6 +197,8 @@ def run(main: Callable[[], None], *, several: bool = False) -> NoReturn:
     try:
         if ranks.COUNT > 1 and not several:
             raise UserError("torchrun is for train_it.py, train_dpo.py, evaluate.py and annotate: start this without.")
+        if ranks.COUNT > 1:
+            signal.signal(signal.SIGTERM, _terminated)  # torchrun's, where another rank has ended
         ranks.join()
         with ranks.one_voice():
             main()
@@ -229,9 +232,15 @@ def run(main: Callable[[], None], *, several: bool = False) -> NoReturn:
     sys.exit(0)
 
 
+def _terminated(number: int, _frame) -> NoReturn:
+    sys.exit(_say("stopped; what was written is kept.", 128 + number))
+
+
 def _say(message, code: int) -> int:
     from tqdm import tqdm
 
+    if ranks.COUNT > 1:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's must not change the code any more
     before = ranks.first_end(code)
     if before is None:
         tqdm.write(f"error: {message}", file=sys.stderr)  # on a line of its own, not on that of a progress bar

@@ -8,6 +8,7 @@ sockets tell at once that a process is gone. With one process there is no group,
 
 import glob
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
@@ -176,7 +177,8 @@ def _others() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        told = re.sub(r"^\[.*?\] ", "", str(error)).splitlines()[0].split(". ")[0]
         raise RunError(
-            f"another process of this run is gone ({str(error).splitlines()[0][:150]}): what was written is kept, the "
-            "last checkpoint too; the same command goes on from there, training with --resume."
+            f"another process of this run is gone ({told}): what was written is kept, the last checkpoint too; the "
+            "same command goes on from there, training with --resume."
         ) from None

@@ -98,7 +98,8 @@ class Run:
         if self.requested is not None and ranks.COUNT == 1:  # a rank has one of the job's and one of torchrun's
             raise KeyboardInterrupt
         self.requested = number
-        print("\nstopping as soon as what is done is kept; once more to stop at once", file=sys.stderr)
+        at_once = "; once more to stop at once" if ranks.COUNT == 1 else ""
+        print(f"\nstopping as soon as what is done is kept{at_once}", file=sys.stderr)
 
     def leave_if_requested(self) -> None:
         """After a signal, end the process with its exit code, 143 or 130; what is done must be on disk."""
