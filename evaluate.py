@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from selfrefine import fast, ranks
 from selfrefine.errors import UserError
-from selfrefine.files import beside, digest, lock, write_json, write_whole
+from selfrefine.files import beside, digest, lock, write_json
 from selfrefine.model.adapter import load_adapter, read_settings
 from selfrefine.model.encoding import decode, encode_prompt, end_ids, uses_chat_template
 from selfrefine.model.student import (
@@ -87,14 +87,13 @@ def main() -> None:
                 bar.update(ranks.COUNT)
     for others in ranks.gathered(answered):
         answered |= others
+    # in the order of the questions, however often it was stopped
+    rows = (json.dumps(answered[key], ensure_ascii=False) + "\n" for key in keys)
+    ranks.put_together(predictions, rows, always=True)
     if ranks.RANK:
         return
 
     # Accuracies
-    rows = "".join(json.dumps(answered[key], ensure_ascii=False) + "\n" for key in keys)
-    write_whole(predictions, rows.encode())  # in the order of the questions, however often it was stopped
-    for part in ranks.parts(predictions)[1:]:
-        part.unlink()
     results = score([answered[key] for key in keys])
     laid_out = table(results, args.adapter and args.adapter.resolve().name)  # "." has a name too
     write_json(output, {"results": results, "settings": settings, "versions": versions(), "table": laid_out})

@@ -136,10 +136,11 @@ def machine(args: argparse.Namespace):
     if device.type not in ("cuda", "cpu") or (device.type == "cpu" and device.index):
         raise UserError(f"--device {name}: 4-bit layers run on cuda, cuda:N or cpu here.")
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise UserError(f"--device {name}: torch sees no such GPU; leave the flag out to use what there is.")
+        more = " Under torchrun, --nproc-per-node may be as many as there are." if ranks.COUNT > 1 else ""
+        raise UserError(f"--device {name}: torch sees no such GPU; leave the flag out to use what there is.{more}")
     if ranks.COUNT > 1 and device.type == "cuda":
         if device.index != ranks.LOCAL_RANK:
-            raise UserError(f"--device {name}: each of several processes has a GPU of its own: leave the flag out.")
+            raise UserError(f"--device {name}: under torchrun each process has a GPU of its own: leave the flag out.")
         torch.cuda.set_device(device)
     if args.dtype != "auto":
         return device, getattr(torch, args.dtype)

@@ -114,6 +114,7 @@ def from_first(make: Callable[[], T]) -> T:
 
 def own(path: Path) -> Path:
     """Where this rank appends what goes into the file `path` in the end: the first rank there, others beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)  # the first rank's may be another machine's
     return path.with_name(f"{path.stem}.rank{RANK}{path.suffix}") if RANK else path
 
 
@@ -123,13 +124,14 @@ def parts(path: Path) -> list[Path]:
     return [path, *others] if path.exists() else others
 
 
-def put_together(path: Path, lines: Iterable[str]) -> None:
-    """Write a file whole in place of its parts, where it has any; `lines` are all ranks'."""
-    others = [part for part in parts(path) if part != path]
-    if RANK == 0 and (COUNT > 1 or others):
+def put_together(path: Path, lines: Iterable[str], *, always: bool = False) -> None:
+    """Write all ranks' `lines` whole in place of the parts of `path`, where it has more than one, or `always`."""
+    if RANK == 0 and (always or COUNT > 1 or parts(path) != [path]):
         write_whole(path, "".join(lines).encode())
-        for part in others:
-            part.unlink()
+    gathered(None)  # only what is written may go
+    for part in parts(path):
+        if part != path:
+            part.unlink(missing_ok=True)
 
 
 @contextmanager
