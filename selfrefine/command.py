@@ -216,8 +216,8 @@ def run(main: Callable[[], None], *, several: bool = False) -> NoReturn:
         sys.exit(_say(f"{error.filename or 'the output'}: {error.strerror}; nothing written before is lost.", 1))
     except UnicodeEncodeError as error:
         sys.exit(_say(f"{error.object[:100]!r} is no Unicode text, so it cannot be written: rename or mend it.", 2))
-    except KeyboardInterrupt:
-        sys.exit(_say("stopped; what was written is kept.", 130))
+    except KeyboardInterrupt as stopped:
+        sys.exit(_say("stopped; what was written is kept.", *(stopped.args or [130])))
     except RuntimeError as error:
         told = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
         if type(error).__name__ != "OutOfMemoryError" and not any(words in str(error) for words in told):
@@ -234,7 +234,7 @@ def run(main: Callable[[], None], *, several: bool = False) -> NoReturn:
 
 
 def _terminated(number: int, _frame) -> NoReturn:
-    sys.exit(_say("stopped; what was written is kept.", 128 + number))
+    raise KeyboardInterrupt(128 + number)
 
 
 def _say(message, code: int) -> int:

@@ -16,12 +16,15 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.distributed import TCPStore
 
 from selfrefine import command, ranks
+from selfrefine.errors import UserError
+from selfrefine.fast.dense import free_memory
 from selfrefine.records import write_records
 from tests.conftest import ROOT, lines
 from tests.test_reference_loop import demonstrations, preferences
@@ -316,6 +319,44 @@ def test_what_is_no_work_for_several_is_refused(monkeypatch, capsys):
     assert "start this without" in capsys.readouterr().err
 
 
+def test_a_signal_where_nothing_is_to_be_kept_ends_all_and_is_said_once(student_folder, tmp_path):
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
+    flags = ["--student", student_folder, "--questions", tmp_path / "questions.jsonl", "--max-new-tokens", 8]
+    flags += ["--device", "cpu", "--dtype", "float32"]
+    change = partial(dies, "evaluate", "prediction", 1, 2, signal.SIGTERM)
+    stopped = Ranks(2, "evaluate", [*flags, "--output", tmp_path / "run.json"], tmp_path / "run", change)
+    assert stopped.ended() == [143, 143]
+    assert stopped.words().count("error:") == 1 and "stopped; what was written is kept" in stopped.words()
+
+
+@pytest.mark.parametrize(
+    ("given", "gpus", "expected"),
+    [("auto", 4, "cuda:2"), ("cuda", 4, "cuda:2"), ("cuda:2", 4, "cuda:2"), ("cpu", 4, "cpu"),
+     ("cuda:0", 4, "a GPU of its own"), ("auto", 2, "no such GPU")],
+)  # fmt: skip
+def test_each_rank_has_a_gpu_of_its_own(monkeypatch, given, gpus, expected):
+    """The third process of a machine has its third GPU, and torch's calls without a device go there."""
+    as_rank(monkeypatch, 6, 8)
+    monkeypatch.setattr(ranks, "LOCAL_RANK", 2)
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: taken.append(str(device)))
+    args = SimpleNamespace(device=given, dtype="float32")
+    if "cuda" in expected or expected == "cpu":
+        assert str(command.machine(args)[0]) == expected and taken == [expected] * (expected != "cpu")
+    else:
+        with pytest.raises(UserError, match=expected):
+            command.machine(args)
+
+
+def test_ranks_share_a_machines_memory(monkeypatch):
+    monkeypatch.setattr(os, "sysconf", lambda name: 1000)
+    assert free_memory(torch.device("cpu")) == 10**6
+    monkeypatch.setattr(ranks, "LOCAL_COUNT", 4)
+    assert free_memory(torch.device("cpu")) == 250_000
+
+
 # answers
 
 
@@ -401,6 +442,7 @@ def test_ranks_annotate_as_one_process(student_folder, tmp_path):
     killed = Ranks(2, "selfrefine.annotate", [*flags, "--output", tmp_path / "two.jsonl"], tmp_path / "two",
                    partial(dies, "selfrefine.annotate", "demonstration", 1, 2))  # fmt: skip
     assert killed.ended() == [1, -signal.SIGKILL] and killed.words().count(GONE) == 1
+    (tmp_path / "two.rank7.jsonl").write_text('{"task": "half a li')  # of a start with more ranks
     said = run(3, "selfrefine.annotate", flags, tmp_path / "two.jsonl")
     assert said.count("accuracy (%)") == 1
     one, two = (read(tmp_path / f"{name}.jsonl") for name in ("one", "two"))
