@@ -208,7 +208,7 @@ def _add_training_flags(parser: Parser, *, lora_dropout: float, batch_size: str)
     saving.add_argument(
         "--resume",
         action="store_true",
-        default=ranks.RESTARTED != "0",
+        default=ranks.RESTARTED,
         help="go on from the last checkpoint in --output; what torchrun starts again does so unasked",
     )
     saving.add_argument("--dry-run", action="store_true", help="print the plan and stop before any weight is loaded")

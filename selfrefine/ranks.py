@@ -9,12 +9,14 @@ sockets tell at once that a process is gone. With one process there is no group,
 import glob
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
+from uuid import uuid4
 
 from selfrefine.errors import RunError
 from selfrefine.files import write_whole
@@ -24,18 +26,20 @@ T = TypeVar("T")
 STARTED = "RANK" in os.environ and "WORLD_SIZE" in os.environ  # by torchrun, which sets these
 RANK, COUNT = (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if STARTED else (0, 1)
 LOCAL_RANK, LOCAL_COUNT = (int(os.environ.get(f"LOCAL_{name}", 0)) for name in ("RANK", "WORLD_SIZE"))
-RESTARTED = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # how often torchrun has started the run again
+RESTARTED = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"  # torchrun has started the run again
 PATIENCE = timedelta(days=1)  # a rank whose answers are short waits for one whose are long
 SEED_STRIDE = 104_729  # between the seeds of ranks
 
 
 def join() -> None:
     """Meet the other ranks."""
+    global RESTARTED
     if COUNT > 1:
         from torch import distributed
 
         with _others():
             distributed.init_process_group("gloo", store=_store(), rank=RANK, world_size=COUNT, timeout=PATIENCE)
+        RESTARTED = any(gathered(RESTARTED))  # each machine counts for itself
 
 
 def leave() -> None:
@@ -158,11 +162,20 @@ def first_end(code: int) -> int | None:
 
 @cache
 def _store():
-    """What torchrun keeps for the ranks of this start, also when one of them is gone."""
+    """What torchrun keeps for the ranks, also when one of them is gone; under a name of this start's own, for what
+    earlier starts wrote is still there. The first rank makes the name; others take it once they are heard."""
     from torch import distributed
 
     store, _, _ = next(distributed.rendezvous("env://"))
-    return distributed.PrefixStore(f"start {RESTARTED}", store)
+    name = own = uuid4().hex
+    if RANK == 0:
+        store.set("start", name)
+        store.set(f"{name} heard", b" ".join(store.get(f"{name} {rank}") for rank in range(1, COUNT)))
+    while RANK and not (store.check([f"{name} heard"]) and own.encode() in store.get(f"{name} heard")):
+        name = store.get("start").decode()
+        store.set(f"{name} {RANK}", own)
+        time.sleep(0.05)
+    return distributed.PrefixStore(name, store)
 
 
 @cache

@@ -59,7 +59,7 @@ class Run:
         run and `resume` is not given or of other settings, or lacks `disk` bytes of space; and where ranks differ.
         """
         first = ranks.from_first(self._claim)
-        differing = [name for name in first if name not in FREE and first[name] != self.settings[name]]
+        differing = [name for name in first if name not in FREE and first[name] != self.settings.get(name)]
         if differing:
             told = ", ".join(_INPUTS.get(name, name) for name in differing)
             raise UserError(f"not all machines have the same {told}: give each the same files.")
