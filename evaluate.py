@@ -10,7 +10,7 @@ from pathlib import Path
 from selfrefine import command, flags, ranks
 from selfrefine.errors import UserError
 from selfrefine.files import beside, lock, write_json
-from selfrefine.runs import FREE, changes, versions
+from selfrefine.runs import FREE, changes, require_same, versions
 from selfrefine.scores import Key, prediction, read_predictions, score, table, without_results
 from selfrefine.tasks.own import asked_for
 from selfrefine.tasks.prompts import prompt
@@ -33,6 +33,7 @@ def main() -> None:
 
     # What was answered before, by a run of the same settings, is not asked again
     settings = vars(args) | made_by
+    require_same(settings | {"asked": asked})
     output, predictions = beside(args.output, ".json"), beside(args.output, ".predictions.jsonl")
     held = lock(predictions) if ranks.RANK == 0 else None  # noqa: F841, the file's lock
     answered = ranks.from_first(lambda: answered_before(output, predictions, settings, asked))

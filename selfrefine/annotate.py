@@ -15,6 +15,7 @@ from pathlib import Path
 from selfrefine import command, ranks
 from selfrefine.errors import UserError
 from selfrefine.files import digest
+from selfrefine.runs import require_same
 from selfrefine.tasks.answers import grade
 from selfrefine.tasks.own import asked_for
 from selfrefine.tasks.prompts import instruction, join, prompt, task_input
@@ -33,6 +34,7 @@ def main() -> None:
     asked = {(q.task, q.id, form): q for q in asked_for(args, args.task, args.split) for form in forms}
     prompts = {key: prompt(question, cot=key[2] == "cot") for key, question in asked.items()}
     settings = _settings(args)
+    require_same({"asked": asked})
     if args.dry_run:
         print_plan(missing(prompts, _rows(args.output, settings, prompts), settings), args)
         return

@@ -117,14 +117,15 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 def own(path: Path) -> Path:
-    """Where this rank appends what goes into the file `path` in the end: the first rank there, others beside it."""
+    """Where this rank appends what goes into the file `path` in the end: the first rank there, others in a hidden file
+    beside it, whose name no user's file has."""
     path.parent.mkdir(parents=True, exist_ok=True)  # the first rank's may be another machine's
-    return path.with_name(f"{path.stem}.rank{RANK}{path.suffix}") if RANK else path
+    return path.with_name(f".{path.stem}.rank{RANK}{path.suffix}") if RANK else path
 
 
 def parts(path: Path) -> list[Path]:
     """What there is of a file that ranks append to, however many they were."""
-    others = sorted(path.parent.glob(f"{glob.escape(path.stem)}.rank*{path.suffix}"))
+    others = sorted(path.parent.glob(f".{glob.escape(path.stem)}.rank*{path.suffix}"))
     return [path, *others] if path.exists() else others
 
 

@@ -25,6 +25,7 @@ _INPUTS = {
     "student_id": "the student's weights",
     "adapter_id": "--adapter's weights",
     "data": "the rows of --demonstrations, --answers or --preferences",
+    "asked": "the questions",
 }
 
 
@@ -42,16 +43,13 @@ class Run:
         Raises UserError, with all that is wrong in one message, where the folder is in use, cannot be written, holds a
         run and `resume` is not given or of other settings, or lacks `disk` bytes of space; and where ranks differ.
         """
-        first = ranks.from_first(self._claim)
-        differing = [name for name in first if name not in FREE and first[name] != self.settings.get(name)]
-        if differing:
-            told = ", ".join(_INPUTS.get(name, name) for name in differing)
-            raise UserError(f"not all machines have the same {told}: give each the same files.")
+        ranks.from_first(self._claim)
+        require_same(self.settings)
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
-    def _claim(self) -> dict:
-        """Lock, check and describe the folder; gives the settings."""
+    def _claim(self) -> None:
+        """Lock, check and describe the folder."""
         self._held = lock(self.folder / ".lock")
         problems = []
         described = self.folder / "config.json"
@@ -69,7 +67,6 @@ class Run:
             self._held.release()
             raise UserError("; ".join(problems) + ".")
         write_json(described, {"settings": self.settings, "versions": versions(), "command": sys.argv})
-        return self.settings
 
     def __exit__(self, *_) -> None:
         for number, handler in self._before.items():
@@ -100,6 +97,15 @@ class Run:
             if requested:
                 ranks.gathered(None)  # no rank leaves before the first has written
             self.leave_if_requested()
+
+
+def require_same(own: dict) -> None:
+    """UserError, in all ranks, where one does not have what the first one has on another machine."""
+    first = ranks.from_first(lambda: own)
+    differing = {name for name in first if name not in FREE and first[name] != own.get(name)}
+    if differing := sorted(set().union(*ranks.gathered(differing))):
+        told = ", ".join(_INPUTS.get(name, name) for name in differing)
+        raise UserError(f"machines differ in {told}: give each the same files.")
 
 
 def versions() -> dict[str, str]:

@@ -22,10 +22,12 @@ import pytest
 import torch
 from torch.distributed import TCPStore
 
+import evaluate
 from selfrefine import command, ranks
 from selfrefine.errors import UserError
 from selfrefine.fast.dense import free_memory
 from selfrefine.records import write_records
+from selfrefine.tasks.questions import Question
 from tests.conftest import ROOT, lines
 from tests.test_reference_loop import demonstrations, preferences
 
@@ -314,12 +316,26 @@ def sees_other_rows() -> None:
     setup.digest = lambda _: f"machine {ranks.RANK}"
 
 
+def has_other_questions() -> None:
+    from selfrefine import annotate
+
+    for module in (evaluate, annotate):
+        module.asked_for = lambda *_: [Question("own", "1", f"machine {ranks.RANK}?", "1")]
+
+
 def test_machines_with_other_files_are_refused(student_folder, tmp_path):
     script, flags = flags_of(1, tmp_path, student_folder)
     refused = Ranks(2, script, [*flags, "--output", tmp_path / "run"], tmp_path / "run", sees_other_rows)
     assert refused.ended() == [2, 2]
     assert refused.words().count("error:") == 1
-    assert "not all machines have the same the rows of --demonstrations" in refused.words()
+    assert "machines differ in the rows of --demonstrations" in refused.words()
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
+    flags = ["--questions", tmp_path / "questions.jsonl", "--device", "cpu"]
+    for script, model in (("evaluate", "--student"), ("selfrefine.annotate", "--teacher")):
+        output = tmp_path / "answers.json"
+        refused = Ranks(2, script, [*flags, model, student_folder, "--output", output], output, has_other_questions)
+        assert refused.ended() == [2, 2] and "machines differ in the questions: give" in refused.words()
+        assert refused.words().count("error:") == 1 and not output.exists()
 
 
 def test_a_wrong_flag_and_help_are_said_once(student_folder, tmp_path):
@@ -449,7 +465,7 @@ def test_ranks_evaluate_as_one_process(student_folder, tmp_path, method):
     assert one == two and len(one.split("\n")) == 19
     results = [json.loads((tmp_path / f"{name}.json").read_text())["results"] for name in ("one", "two")]
     assert results[0] == results[1]
-    assert not list(tmp_path.glob("two.predictions.rank*"))
+    assert not list(tmp_path.glob(".two.predictions.rank*"))
 
 
 def test_ranks_annotate_as_one_process(student_folder, tmp_path):
@@ -460,12 +476,14 @@ def test_ranks_annotate_as_one_process(student_folder, tmp_path):
     killed = Ranks(2, "selfrefine.annotate", [*flags, "--output", tmp_path / "two.jsonl"], tmp_path / "two",
                    partial(dies, "selfrefine.annotate", "demonstration", 1, 2))  # fmt: skip
     assert killed.ended() == [1, -signal.SIGKILL] and killed.words().count(GONE) == 1
-    (tmp_path / "two.rank7.jsonl").write_text('{"task": "half a li')  # of a start with more ranks
+    (tmp_path / ".two.rank7.jsonl").write_text('{"task": "half a li')  # of a start with more ranks
+    users = tmp_path / "two.rank8.jsonl"  # an annotation for another purpose, and no part of this one
+    users.write_bytes((tmp_path / "one.jsonl").read_bytes())
     said = run(3, "selfrefine.annotate", flags, tmp_path / "two.jsonl")
     assert said.count("accuracy (%)") == 1
     one, two = (read(tmp_path / f"{name}.jsonl") for name in ("one", "two"))
     assert two == sorted(one, key=lambda row: [row["question"] for row in QUESTIONS].index(row["question"]))
-    assert not list(tmp_path.glob("two.rank*"))
+    assert not list(tmp_path.glob(".two.rank*")) and users.read_bytes() == (tmp_path / "one.jsonl").read_bytes()
 
 
 # torchrun itself
