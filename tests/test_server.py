@@ -6,6 +6,7 @@ import random
 import socket
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -259,7 +260,7 @@ def test_a_wait_longer_than_patience_ends_at_once():
 def test_what_stops_the_run_at_once(reply, kind, says):
     with Loopback(lambda request: reply) as loopback, pytest.raises(kind, match=says):
         ask(loopback.url, 50)
-    assert len(loopback.requests) <= 4  # those in flight, none again
+    assert len(loopback.requests) < 2 * 4  # those in flight, and what takes the place of one before all are refused
 
 
 @pytest.mark.parametrize("reply", [Reply(b"<html>"), completion(None), as_json({"error": {"code": 502}})])
@@ -267,7 +268,7 @@ def test_an_address_that_is_no_chat_server(reply):
     """No answer to anything: the run stops instead of asking thousands of questions in vain."""
     with Loopback(lambda request: reply) as loopback, pytest.raises(UserError, match="Check --server"):
         ask(loopback.url, 50)
-    assert len(loopback.requests) <= 20  # five each of those in flight
+    assert len(loopback.requests) < 2 * 20  # five each of those in flight, and of what takes the place of one before all are given up
 
 
 def test_a_stop_loses_no_answer_that_is_under_way():
@@ -321,6 +322,15 @@ def test_one_refused_question_does_not_stop_the_others(refusal):
         given = ask(loopback.url, 20)
     assert isinstance(given.pop(17), Refusal)
     assert given == {index: Answer("5") for index in range(20) if index != 17}
+
+
+def test_a_refusal_that_comes_before_any_answer_does_not_stop_the_others():
+    """A prompt that is too long is refused at once, where each answer takes seconds."""
+    too_long, slow = error(400, "maximum context length is 10 tokens"), replace(completion("5"), delay=0.2)
+    with Loopback(lambda request: too_long if request.prompt == "question 0" else slow) as loopback:
+        given = ask(loopback.url, 6)
+    assert isinstance(given.pop(0), Refusal)
+    assert given == {index: Answer("5") for index in range(1, 6)}
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,10 @@ class _Talk:
     seed: int
     timeout: float
     patience: float
+    at_once: int  # requests in flight
     refused: set[str] = field(default_factory=set)  # fields that the model does not take
     cut_told: bool = False
+    given_up: int = 0  # questions
     answered_at: float | None = None  # these three on time.monotonic
     warned_at: float = float("-inf")
     paused_until: float = float("-inf")  # by Retry-After
@@ -71,15 +73,13 @@ def answers(
     """
     body = {"model": model, "temperature": temperature, "max_tokens": max_new_tokens, "stream": False}
     headers = {"authorization": f"Bearer {key}"} if (key := api_key()) else {}
-    limits = httpx2.Limits(max_connections=concurrency)
+    limits, at_once = httpx2.Limits(max_connections=concurrency), min(concurrency, len(prompts))
     with asyncio.Runner() as runner:
         run = runner.get_loop().run_until_complete
         client = httpx2.AsyncClient(headers=headers, limits=limits, timeout=None)
-        talk = _Talk(client, endpoint(url), body | (extra_body or {}), seed, timeout, patience)
+        talk = _Talk(client, endpoint(url), body | (extra_body or {}), seed, timeout, patience, at_once)
         todo, done, stopped = iter(prompts.items()), asyncio.Queue(), None
-        workers = [
-            runner.get_loop().create_task(_work(talk, todo, done)) for _ in range(min(concurrency, len(prompts)))
-        ]
+        workers = [runner.get_loop().create_task(_work(talk, todo, done)) for _ in range(at_once)]
         while workers:
             for result in run(_all_of(done)):
                 if isinstance(result, tuple):
@@ -168,8 +168,10 @@ def _check_patience(talk: _Talk, key: Key, reason: str, failing_since: float, wa
 
 
 def _given_up(talk: _Talk, key: Key, reason: str) -> Refusal:
-    """One question goes without an answer; where none has had one, the fault is not the question's."""
-    if talk.answered_at is None:
+    """One question goes without an answer; where as many as are asked at once do, before any has one, the fault is not
+    the questions'. (One alone proves nothing: a refusal is quick, an answer takes its time.)"""
+    talk.given_up += 1
+    if talk.answered_at is None and talk.given_up >= talk.at_once:
         raise UserError(
             f"no answer to {named(key)} or any other: {reason} Check --server, OPENAI_API_KEY, the model and the flags."
         )
