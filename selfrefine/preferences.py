@@ -118,14 +118,15 @@ def given_answers(
 ) -> tuple[list[Demonstration], dict[Key, Answer]]:
     """--answers, sampled elsewhere, and the demonstrations of the questions that have all of theirs: of annotate's
     rows, a question's k-th at x is its k-th y, at x̂ its k-th ŷ. An answer is taken by its token ids where the row has
-    them and this tokenizer reads them as its text; it is said how many are, and where prompts were other tokens.
+    them and this tokenizer reads them as its text; it is said whose they are, how many are so taken or not used at all,
+    and where prompts were other tokens.
 
     Raises UserError where more questions than --max-dropped allows lack answers, and for an answer to another question
     than has its id among the demonstrations.
     """
     asked = {(row.task, row.id): row for row in questions_of(demonstrations)}
     answers: dict[Key, Answer] = {}
-    count, other = Counter(), 0
+    count, other, unused, by = Counter(), 0, 0, {}
     for place, row in read_answers(args.answers):
         form, question = "standard" if is_standard(row) else "cot", asked.get((row.task, row.id))
         if question and join(row.instruction, row.input) != (x if form == "standard" else x_cot)(question):
@@ -137,15 +138,20 @@ def given_answers(
             count[row.task, row.id, form] += 1
             prompt = encode_prompt(tokenizer, join(row.instruction, row.input), chat_template=chat_template)
             other += (row.prompt_ids or tuple(prompt)) != tuple(prompt)
+            by[row.teacher or "?"] = None
+        unused += bool(question) and k >= args.answers_per_prompt
     lacking = [name for name in asked if min(count[*name, "standard"], count[*name, "cot"]) < args.answers_per_prompt]
     told, mend = [f"{named(name)} lacks answers" for name in lacking], "ask for them with `annotate --prompt both`"
     require_most(len(asked), told, args.max_dropped, "questions", mend)
     answers = {key: answer for key, answer in answers.items() if key[:2] not in lacking}
     by_ids = sum(answer.ids is not None for answer in answers.values())
     print(
-        f"--answers: {by_ids} of y and ŷ are taken as the tokens that were sampled, {len(answers) - by_ids} as text, "
-        "whose tokens may be others here; template, temperature and limit are those of where they were sampled"
+        f"--answers by {', '.join(by)}: {by_ids} of y and ŷ are taken as the tokens that were sampled, "
+        f"{len(answers) - by_ids} as text, whose tokens may be others here; template, temperature and limit are those of "
+        "where they were sampled"
     )
+    if unused:
+        print(f"warning: {unused} more answers to these questions are not used: --answers-per-prompt K takes K")
     if other:
         print(f"warning: {other} of their prompts were other tokens there: serve the chat template that is used here")
     return [row for row in demonstrations if (row.task, row.id) not in lacking], answers

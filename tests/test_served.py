@@ -273,7 +273,13 @@ def test_answers_that_lack_or_do_not_fit_are_one_sentence(command, vllm, taught,
 
     answers.write_text("".join(json.dumps(row | {"prompt_ids": row["prompt_ids"][1:]}) + "\n" for row in whole))
     assert refined(command, taught, tmp_path / "run", "--answers", answers, "--dry-run") == 0
-    assert f"warning: {2 * ASKED} of their prompts were other tokens there" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"warning: {2 * ASKED} of their prompts were other tokens there" in told and "not used" not in told
+    others = tmp_path / "others.jsonl"
+    others.write_text(json.dumps(whole[0]) + "\n" + json.dumps(whole[0] | {"id": "not asked"}) + "\n")
+    assert refined(command, taught, tmp_path / "run", "--answers", answers, others, "--dry-run") == 0
+    told = capsys.readouterr().out
+    assert "--answers by s:" in told and "warning: 1 more answers to these questions are not used" in told
     first = whole[0]["id"]
     assert f"1 of {ASKED} questions left out (pocket {first} lacks answers)" in given(whole[1:])
     assert f"{ASKED} of {ASKED} questions left out (pocket {first} lacks answers;" in given(
