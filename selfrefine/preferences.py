@@ -147,8 +147,8 @@ def given_answers(
     by_ids = sum(answer.ids is not None for answer in answers.values())
     print(
         f"--answers by {', '.join(by)}: {by_ids} of y and ŷ are taken as the tokens that were sampled, "
-        f"{len(answers) - by_ids} as text, whose tokens may be others here; template, temperature and limit are those of "
-        "where they were sampled"
+        f"{len(answers) - by_ids} as text, whose tokens may be others here; template, temperature and limit are those "
+        "of where they were sampled"
     )
     if unused:
         print(f"warning: {unused} more answers to these questions are not used: --answers-per-prompt K takes K")

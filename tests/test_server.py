@@ -268,7 +268,7 @@ def test_an_address_that_is_no_chat_server(reply):
     """No answer to anything: the run stops instead of asking thousands of questions in vain."""
     with Loopback(lambda request: reply) as loopback, pytest.raises(UserError, match="Check --server"):
         ask(loopback.url, 50)
-    assert len(loopback.requests) < 2 * 20  # five each of those in flight, and of what takes the place of one before all are given up
+    assert len(loopback.requests) < 2 * 20  # five each of those in flight, and of what takes their places
 
 
 def test_a_stop_loses_no_answer_that_is_under_way():
