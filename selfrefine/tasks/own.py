@@ -43,7 +43,8 @@ def read_questions(path: Path) -> list[Question]:
             check_text(text, place)
         if not question.target:
             raise UserError(f"{place} has no answer: give it one or remove the line.")
-        if (task, identity) in found:
+        at_both_prompts = "input" in row and found.get((task, identity)) == question  # demonstrations of one question
+        if (task, identity) in found and not at_both_prompts:
             raise UserError(f'{place} repeats the id "{identity}": ids must differ within a task.')
         found[task, identity] = question
     if not found:
