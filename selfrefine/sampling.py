@@ -5,6 +5,7 @@ work changes it (but for the last bits of batched arithmetic).
 """
 
 import hashlib
+import math
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch.nn import functional as F
 from transformers import DynamicCache, GenerationConfig
 
 from selfrefine.errors import UserError
@@ -20,6 +22,7 @@ from selfrefine.model.cache import KeyValues
 from selfrefine.model.student import Student, additive, context
 
 GREEDY = 1e-6  # a temperature below is 0: float32 has no such logits
+LEAST = -86.0  # a CPU's exp takes 20 to 70 times as long below, where float32's normal numbers end
 TOP_K = 50  # transformers' default, where a repository's generation_config.json says nothing
 READ = 4  # prompts read together, when so many rows are free
 WINDOW = 8  # batches whose rows take each other's places: what is drawn again where a run was stopped, at most
@@ -188,8 +191,9 @@ def draw(
     """One token per row by inverting the cumulative distribution: logits (B, V) float32, uniforms (B,) -> (B,)."""
     if temperature < GREEDY:
         return logits.argmax(dim=-1)
-    logits = truncated(logits / temperature, top_k, top_p)
-    weights = logits.sub_(logits.amax(dim=-1, keepdim=True)).exp_()  # (B, V): the softmax times its own sum
+    logits = truncated(logits.div_(temperature), top_k, top_p)
+    weights = logits.sub_(logits.amax(dim=-1, keepdim=True)).clamp_(min=LEAST).exp_()  # (B, V): the softmax, scaled
+    weights = F.threshold_(weights, 2 * math.exp(LEAST), 0.0)  # as what is cut has to be
     cumulative = weights.cumsum_(dim=-1)  # in place, as all of it: the vocabulary is large
     thresholds = uniforms[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, thresholds, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)

@@ -11,6 +11,7 @@ Held equal by tests/test_decoding.py.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import takewhile
 
 import torch
@@ -20,13 +21,27 @@ from torch.nn import functional as F
 from selfrefine.fast.blocks import angles, turned
 from selfrefine.fast.dense import free_memory
 from selfrefine.fast.prefix import laid_out
-from selfrefine.model import LINEARS
 from selfrefine.model.cache import KeyValues
 from selfrefine.model.lora import LoRALinear, NF4Linear
 from selfrefine.model.student import Student, additive
 
 Product = Callable[[Tensor], Tensor]  # (..., in) -> (..., out)
+TOGETHER = [  # a block's layers, those of one input together
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    ("self_attn.o_proj",),
+    ("mlp.gate_proj", "mlp.up_proj"),
+    ("mlp.down_proj",),
+]
 ROWS = 32  # of a product, by which the kernel chooses its order of the weights
+OUTPUTS = 512  # of a product in float32: so many columns stay in the cache, and are a tenth quicker
+
+
+def quickest(student: Student) -> torch.dtype:
+    """The type to decode in: the student's, but float32 for bfloat16 on CPUs that take twice as long for its products,
+    which are Intel's since Sapphire Rapids where a virtual machine hides their AMX."""
+    able = torch.cpu.get_capabilities()
+    slow = student.device.type == "cpu" and able.get("avx512_fp16", False) and not able.get("amx_bf16", False)
+    return torch.float32 if slow else student.dtype
 
 
 def times(weight: Tensor, bias: Tensor | None = None) -> Product:
@@ -34,18 +49,34 @@ def times(weight: Tensor, bias: Tensor | None = None) -> Product:
     if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         ordered = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
         return lambda x: torch.ops.mkldnn._linear_pointwise(x, ordered, bias, "none", [], "")
-    return lambda x: F.linear(x, weight, bias)
+    if weight.device.type != "cpu":
+        return lambda x: F.linear(x, weight, bias)
+    columns = [part.T.contiguous() for part in weight.chunk(max(1, len(weight) // OUTPUTS))]  # (in, part of out) each
+
+    def product(x: Tensor) -> Tensor:
+        y = x.new_empty(*x.shape[:-1], len(weight))
+        for part, place in zip(columns, y.flatten(0, -2).split([part.shape[1] for part in columns], -1), strict=True):
+            torch.mm(x.flatten(0, -2), part, out=place)
+        return y if bias is None else y.add_(bias)
+
+    return product
 
 
-def held(layer: nn.Module) -> Product:
-    """A linear layer, adapted or not, in four bits or not, as it is now."""
-    base = layer.base if isinstance(layer, LoRALinear) else layer
-    weight = base.dequantize() if isinstance(base, NF4Linear) else base.weight
-    if base is layer:
-        return times(weight, base.bias)
-    down = times(layer.A.to(weight.dtype))
-    whole = times(torch.cat((weight, (layer.scaling * layer.B).to(weight.dtype)), dim=1), base.bias)
-    return lambda x: whole(torch.cat((x, down(x)), dim=-1))
+def held(layers: Sequence[nn.Module], dtype: torch.dtype) -> Callable[[Tensor], list[Tensor]]:
+    """Linear layers of one input, adapted or not, in four bits or not, as they are now: x -> the output of each. The
+    x Aᵀ of all are one product."""
+    wholes, downs = [], []
+    for layer in layers:
+        base = layer.base if isinstance(layer, LoRALinear) else layer
+        weight = (base.dequantize() if isinstance(base, NF4Linear) else base.weight).to(dtype)
+        A, B = (layer.A, layer.scaling * layer.B) if base is not layer else (weight[:0], weight[:, :0])  # rank 0
+        wholes.append(times(torch.cat((weight, B.to(dtype)), dim=1), None if base.bias is None else base.bias.to(dtype)))
+        downs.append(A.to(dtype))
+    ranks = [len(A) for A in downs]
+    if not any(ranks):
+        return lambda x: [whole(x) for whole in wholes]
+    down = times(torch.cat(downs))
+    return lambda x: [whole(torch.cat((x, z), -1)) for whole, z in zip(wholes, down(x).split(ranks, -1), strict=True)]
 
 
 def common(prompts: Sequence[list[int]]) -> list[int]:
@@ -68,14 +99,16 @@ class Decoder:
     """A student of the four families, its weights as they are now, with a cache of `rows` rows."""
 
     def __init__(self, student: Student, rows: int):
-        self.model, self.cache = student.base_model, KeyValues(rows)
-        head = student.get_output_embeddings()
+        self.model, self.cache, self.dtype = student.base_model, KeyValues(rows), quickest(student)
         layers = [m for m in student.modules() if isinstance(m, nn.Linear)]  # a LoRALinear's base is one, in four bits
-        size = sum(m.in_features * m.out_features for m in layers) * student.dtype.itemsize
-        hold = held if size < free_memory(student.device) / 2 else (lambda layer: layer)
-        self.head = hold(head)
+        size = sum(m.in_features * m.out_features for m in layers) * self.dtype.itemsize
+        if size < free_memory(student.device) / 2:
+            hold = partial(held, dtype=self.dtype)
+        else:
+            self.dtype, hold = student.dtype, (lambda layers: lambda x: [layer(x) for layer in layers])
+        self.head = hold([student.get_output_embeddings()])
         self.blocks = [
-            (block, {path.rpartition(".")[2]: hold(m) for path, m in block.named_modules() if path.endswith(LINEARS)})
+            (block, *(hold([block.get_submodule(path) for path in paths]) for paths in TOGETHER))
             for block in self.model.layers
         ]
 
@@ -101,7 +134,7 @@ class Decoder:
             return F.scaled_dot_product_attention(query, key, value, **how).transpose(1, 2)
 
         hidden = self._forward(ids, positions, attend)  # (B, T, H)
-        return self.head(torch.stack([hidden[at, where[-1]] for at, where in columns])).float()
+        return self.head(torch.stack([hidden[at, where[-1]] for at, where in columns]))[0].float()
 
     def step(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """A token (n,) more, at `positions` (n,), in the first n rows; the logits of the next, (n, V) float32."""
@@ -112,27 +145,28 @@ class Decoder:
             grouped = query.view(len(query), keys.shape[1], -1, query.shape[-1])  # (n, h_kv, h / h_kv, d)
             return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
 
-        return self.head(self._forward(tokens[:, None], positions[:, None], attend)[:, 0]).float()
+        return self.head(self._forward(tokens[:, None], positions[:, None], attend)[:, 0])[0].float()
 
     def _forward(self, ids: Tensor, positions: Tensor, attend: Callable[..., Tensor]) -> Tensor:
         """The families' forward, ids and positions (B, T) -> (B, T, H), with `attend(layer, query, key, value)` of
         (B, T, h, d) each as attention."""
         x = self.model.embed_tokens(ids)  # (B, T, H)
         cos, sin = angles(self.model.rotary_emb(x, positions))
-        for number, (block, times) in enumerate(self.blocks):
+        x = x.to(self.dtype)
+        for number, (block, projected, output, gated, down) in enumerate(self.blocks):
             attention = block.self_attn
-            normed = _norm(block.input_layernorm, x)
             query, key, value = (
-                times[name](normed).unflatten(-1, (-1, attention.head_dim)) for name in ("q_proj", "k_proj", "v_proj")
+                part.to(cos.dtype).unflatten(-1, (-1, attention.head_dim))
+                for part in projected(_norm(block.input_layernorm, x))
             )  # (B, T, h, d)
             if hasattr(attention, "q_norm"):  # qwen3
                 query, key = _norm(attention.q_norm, query), _norm(attention.k_norm, key)
             attended = attend(number, turned(query, cos, sin), turned(key, cos, sin), value)
-            x = x + times["o_proj"](attended.reshape(*ids.shape, -1))
-            normed = _norm(block.post_attention_layernorm, x)
-            x = x + times["down_proj"](block.mlp.act_fn(times["gate_proj"](normed)).mul_(times["up_proj"](normed)))
+            x = x + output(attended.reshape(*ids.shape, -1).to(x.dtype))[0]
+            gate, up = gated(_norm(block.post_attention_layernorm, x))
+            x = x + down(block.mlp.act_fn(gate).mul_(up))[0]
         return _norm(self.model.norm, x)
 
 
 def _norm(module: nn.Module, x: Tensor) -> Tensor:
-    return F.rms_norm(x, x.shape[-1:], module.weight, module.variance_epsilon)
+    return F.rms_norm(x, x.shape[-1:], module.weight.to(x.dtype), module.variance_epsilon)
