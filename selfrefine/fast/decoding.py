@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from selfrefine.fast.blocks import angles, turned
 from selfrefine.fast.dense import free_memory
 from selfrefine.fast.prefix import laid_out
+from selfrefine.fast.wide import product_type
 from selfrefine.model.cache import KeyValues
 from selfrefine.model.lora import LoRALinear, NF4Linear
 from selfrefine.model.student import Student, additive
@@ -34,14 +35,6 @@ TOGETHER = [  # a block's layers, those of one input together
 ]
 ROWS = 32  # of a product, by which the kernel chooses its order of the weights
 OUTPUTS = 512  # of a product in float32: so many columns stay in the cache, and are a tenth quicker
-
-
-def quickest(student: Student) -> torch.dtype:
-    """The type to decode in: the student's, but float32 for bfloat16 on CPUs that take twice as long for its products,
-    which are Intel's since Sapphire Rapids where a virtual machine hides their AMX."""
-    able = torch.cpu.get_capabilities()
-    slow = student.device.type == "cpu" and able.get("avx512_fp16", False) and not able.get("amx_bf16", False)
-    return torch.float32 if slow else student.dtype
 
 
 def times(weight: Tensor, bias: Tensor | None = None) -> Product:
@@ -70,7 +63,9 @@ def held(layers: Sequence[nn.Module], dtype: torch.dtype) -> Callable[[Tensor], 
         base = layer.base if isinstance(layer, LoRALinear) else layer
         weight = (base.dequantize() if isinstance(base, NF4Linear) else base.weight).to(dtype)
         A, B = (layer.A, layer.scaling * layer.B) if base is not layer else (weight[:0], weight[:, :0])  # rank 0
-        wholes.append(times(torch.cat((weight, B.to(dtype)), dim=1), None if base.bias is None else base.bias.to(dtype)))
+        wholes.append(
+            times(torch.cat((weight, B.to(dtype)), dim=1), None if base.bias is None else base.bias.to(dtype))
+        )
         downs.append(A.to(dtype))
     ranks = [len(A) for A in downs]
     if not any(ranks):
@@ -99,14 +94,15 @@ class Decoder:
     """A student of the four families, its weights as they are now, with a cache of `rows` rows."""
 
     def __init__(self, student: Student, rows: int):
-        self.model, self.cache, self.dtype = student.base_model, KeyValues(rows), quickest(student)
+        self.model, self.cache, head = student.base_model, KeyValues(rows), student.get_output_embeddings()
+        self.dtype = product_type(head.weight)
         layers = [m for m in student.modules() if isinstance(m, nn.Linear)]  # a LoRALinear's base is one, in four bits
         size = sum(m.in_features * m.out_features for m in layers) * self.dtype.itemsize
         if size < free_memory(student.device) / 2:
             hold = partial(held, dtype=self.dtype)
         else:
             self.dtype, hold = student.dtype, (lambda layers: lambda x: [layer(x) for layer in layers])
-        self.head = hold([student.get_output_embeddings()])
+        self.head = hold([head])
         self.blocks = [
             (block, *(hold([block.get_submodule(path) for path in paths]) for paths in TOGETHER))
             for block in self.model.layers
