@@ -26,7 +26,6 @@ from selfrefine.model.cache import KeyValues
 from selfrefine.model.lora import LoRALinear, NF4Linear
 from selfrefine.model.student import Student, additive
 
-Product = Callable[[Tensor], Tensor]  # (..., in) -> (..., out)
 TOGETHER = [  # a block's layers, those of one input together
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     ("self_attn.o_proj",),
@@ -37,19 +36,23 @@ ROWS = 32  # of a product, by which the kernel chooses its order of the weights
 OUTPUTS = 512  # of a product in float32: so many columns stay in the cache, and are a tenth quicker
 
 
-def times(weight: Tensor, bias: Tensor | None = None) -> Product:
-    """x -> x Wᵀ + b."""
-    if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+def times(weights: Sequence[Tensor], bias: Tensor | None = None) -> Callable[..., Tensor]:
+    """x, z -> [x, z] [W, B]ᵀ + b, or x -> x Wᵀ + b."""
+    if weights[0].device.type != "cpu" or weights[0].dtype == torch.bfloat16:
+        weight = torch.cat(weights, dim=1) if len(weights) > 1 else weights[0]
+        if weight.device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return lambda *x: F.linear(torch.cat(x, dim=-1), weight, bias)
         ordered = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
-        return lambda x: torch.ops.mkldnn._linear_pointwise(x, ordered, bias, "none", [], "")
-    if weight.device.type != "cpu":
-        return lambda x: F.linear(x, weight, bias)
-    columns = [part.T.contiguous() for part in weight.chunk(max(1, len(weight) // OUTPUTS))]  # (in, part of out) each
+        return lambda *x: torch.ops.mkldnn._linear_pointwise(torch.cat(x, dim=-1), ordered, bias, "none", [], "")
+    outputs = len(weights[0])
+    columns = [[part.T.contiguous() for part in W.chunk(max(1, outputs // OUTPUTS))] for W in weights]  # (in, some out)
 
-    def product(x: Tensor) -> Tensor:
-        y = x.new_empty(*x.shape[:-1], len(weight))
-        for part, place in zip(columns, y.flatten(0, -2).split([part.shape[1] for part in columns], -1), strict=True):
-            torch.mm(x.flatten(0, -2), part, out=place)
+    def product(*factors: Tensor) -> Tensor:
+        y = factors[0].new_empty(*factors[0].shape[:-1], outputs)
+        places = y.flatten(0, -2).split([part.shape[1] for part in columns[0]], dim=-1)
+        for number, (x, parts) in enumerate(zip(factors, columns, strict=True)):
+            for place, part in zip(places, parts, strict=True):
+                place.addmm_(x.flatten(0, -2), part, beta=min(number, 1))  # the first is written, others are added
         return y if bias is None else y.add_(bias)
 
     return product
@@ -58,20 +61,25 @@ def times(weight: Tensor, bias: Tensor | None = None) -> Product:
 def held(layers: Sequence[nn.Module], dtype: torch.dtype) -> Callable[[Tensor], list[Tensor]]:
     """Linear layers of one input, adapted or not, in four bits or not, as they are now: x -> the output of each. The
     x Aᵀ of all are one product."""
-    wholes, downs = [], []
+    wholes, downs, ranks = [], [], []
     for layer in layers:
         base = layer.base if isinstance(layer, LoRALinear) else layer
-        weight = (base.dequantize() if isinstance(base, NF4Linear) else base.weight).to(dtype)
-        A, B = (layer.A, layer.scaling * layer.B) if base is not layer else (weight[:0], weight[:, :0])  # rank 0
-        wholes.append(
-            times(torch.cat((weight, B.to(dtype)), dim=1), None if base.bias is None else base.bias.to(dtype))
-        )
-        downs.append(A.to(dtype))
-    ranks = [len(A) for A in downs]
-    if not any(ranks):
+        weights = [base.dequantize() if isinstance(base, NF4Linear) else base.weight]
+        if base is not layer:
+            weights.append(layer.scaling * layer.B)
+            downs.append(layer.A.to(dtype))
+        ranks.append(sum(W.shape[1] for W in weights[1:]))
+        bias = None if base.bias is None else base.bias.to(dtype)
+        wholes.append(times([W.to(dtype) for W in weights], bias))
+    if not downs:
         return lambda x: [whole(x) for whole in wholes]
-    down = times(torch.cat(downs))
-    return lambda x: [whole(torch.cat((x, z), -1)) for whole, z in zip(wholes, down(x).split(ranks, -1), strict=True)]
+    down = times([torch.cat(downs)])
+
+    def outputs(x: Tensor) -> list[Tensor]:
+        downs = down(x).split(ranks, dim=-1)
+        return [whole(x, z) if z.shape[-1] else whole(x) for whole, z in zip(wholes, downs, strict=True)]
+
+    return outputs
 
 
 def common(prompts: Sequence[list[int]]) -> list[int]:
