@@ -38,12 +38,14 @@ OUTPUTS = 512  # of a product in float32: so many columns stay in the cache, and
 
 def times(weights: Sequence[Tensor], bias: Tensor | None = None) -> Callable[..., Tensor]:
     """x, z -> [x, z] [W, B]ᵀ + b, or x -> x Wᵀ + b."""
-    if weights[0].device.type != "cpu" or weights[0].dtype == torch.bfloat16:
+    device, dtype = weights[0].device, weights[0].dtype
+    if device.type != "cpu" or dtype != torch.float32:
         weight = torch.cat(weights, dim=1) if len(weights) > 1 else weights[0]
-        if weight.device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            return lambda *x: F.linear(torch.cat(x, dim=-1), weight, bias)
-        ordered = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
-        return lambda *x: torch.ops.mkldnn._linear_pointwise(torch.cat(x, dim=-1), ordered, bias, "none", [], "")
+        whole = partial(F.linear, weight=weight, bias=bias)
+        if device.type == "cpu" and dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            ordered = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+            whole = lambda x: torch.ops.mkldnn._linear_pointwise(x, ordered, bias, "none", [], "")  # noqa: E731
+        return lambda *factors: whole(torch.cat(factors, dim=-1) if len(factors) > 1 else factors[0])
     outputs = len(weights[0])
     columns = [[part.T.contiguous() for part in W.chunk(max(1, outputs // OUTPUTS))] for W in weights]  # (in, some out)
 
