@@ -24,7 +24,7 @@ from selfrefine.errors import UserError
 from selfrefine.model.adapter import AdapterSettings, save_adapter
 from selfrefine.model.lora import lora_parameters
 from selfrefine.model.student import Student
-from selfrefine.preferences import build_pairs, explained, questions_of, sample_answers
+from selfrefine.preferences import Answer, Key, build_pairs, explained, given_answers, questions_of, sample_answers
 from selfrefine.records import Preference, read_preferences, write_records
 from selfrefine.runs import Run
 from selfrefine.sampling import told, truncation
@@ -46,17 +46,22 @@ def main() -> None:
         print("no --adapter: the bare student is the reference (Figure 4's self-refine only)")
 
     # What there is to learn from: pairs, or demonstrations whose questions the student will answer
+    answers: dict[Key, Answer] = {}  # where they were sampled elsewhere
     if args.preferences:
         kept = read_preferences(args.preferences)
         at_most, files = len(kept), [args.preferences]
     else:
-        args.top_k, args.top_p = truncation(setup.folder, args.top_k, args.top_p)
-        print(f"y and ŷ are drawn at {told(args.temperature, args.top_k, args.top_p)}")
         everything, kept = kept_demonstrations(args)
         demonstrations = explained(kept, everything) if args.preferred == "cot" else kept
         if not demonstrations:
             raise UserError("no demonstration has a right answer: look at the teacher's, or add --keep all.")
-        at_most, files = len(questions_of(demonstrations)) * args.answers_per_prompt, args.demonstrations
+        if args.answers:
+            demonstrations, answers = given_answers(demonstrations, args, setup.tokenizer, setup.chat_template)
+        else:
+            args.top_k, args.top_p = truncation(setup.folder, args.top_k, args.top_p)
+            print(f"y and ŷ are drawn at {told(args.temperature, args.top_k, args.top_p)}")
+        at_most = len(questions_of(demonstrations)) * args.answers_per_prompt
+        files = [*args.demonstrations, *(args.answers or ())]
 
     # The plan
     print(setup.describe(planned_rates(args, at_most), at_most))
@@ -70,7 +75,7 @@ def main() -> None:
             fast.speed_up(student)  # the same formulas, sooner: selfrefine/fast/, an idea a file
 
         # The pairs (x̂, y_w, y_l), as token ids; a share of the questions is held out, phase 1's too at the same flags
-        records = kept if args.preferences else refine(setup, run, student, demonstrations)
+        records = kept if args.preferences else refine(setup, run, student, demonstrations, answers)
         train, validation = split(records, pairs_of, setup, among=kept)
         if not train:
             raise UserError("there is no pair to train on: the student answers x and x̂ alike, or no answer was right.")
@@ -85,10 +90,12 @@ def planned_rates(args: argparse.Namespace, count: int) -> list[float]:
     return [args.learning_rate * factor(step, steps, args.warmup_steps) for step in range(steps)]
 
 
-def refine(setup: Setup, run: Run, student: Student, demonstrations: list) -> list[Preference]:
+def refine(
+    setup: Setup, run: Run, student: Student, demonstrations: list, answers: dict[Key, Answer]
+) -> list[Preference]:
     """K times y ~ π_inst(·|x) and ŷ ~ π_inst(·|x̂) for each demonstration; pairs (x̂, y_w, y_l) by Eq. 4, or by Eq. 5."""
     args = setup.args
-    answers = sample_answers(
+    answers = answers or sample_answers(
         student,
         setup.tokenizer,
         questions_of(demonstrations),

@@ -54,15 +54,21 @@ def add_machine_flags(parser: Parser) -> None:
     )
 
 
-def add_student_flag(parser: Parser) -> None:
+def add_student_flag(parser: Parser, *, required: bool = True) -> None:
     """--student; the name `pocket` stands for the folder of the embedded one."""
     parser.add_argument(
         "--student",
-        required=True,
+        required=required,
         type=lambda name: str(STUDENT) if name == "pocket" else name,
         metavar="MODEL_OR_DIR",
         help="a folder, a Hub id, or `pocket`",
     )
+
+
+def add_questions_flag(parser: argparse._ActionsContainer) -> None:
+    """--questions."""
+    told = "own questions: JSONL with question, options, target"
+    parser.add_argument("--questions", type=Path, metavar="FILE", help=told)
 
 
 def add_data_flag(parser: Parser) -> None:

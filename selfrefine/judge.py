@@ -20,8 +20,8 @@ from selfrefine.files import beside, read_lines, write_json
 from selfrefine.pocket.judge import rate
 from selfrefine.tasks.prompts import standard_form
 from selfrefine.tasks.questions import LETTERS
-from selfrefine.teachers import Answer, Key, Refusal, server
-from selfrefine.teachers.flags import add_server_flags, print_plan, server_settings
+from selfrefine.teachers import Answer, Key, Refusal, named, server
+from selfrefine.teachers.flags import add_plan_flags, add_server_flags, print_plan, server_settings
 from selfrefine.teachers.journal import appending, complain, keep_all, missing, rows_by_key, tell_cut
 
 PROMPT = (
@@ -70,12 +70,8 @@ def main() -> None:
     prompts = {
         key: PROMPT.format(question=answer.question, response=answer.response) for key, answer in answers.items()
     }
-    settings = {
-        "judge": args.judge,
-        "seed": args.seed,
-        "temperature": args.temperature,
-        "max_new_tokens": args.max_new_tokens,
-    } | ({"extra_body": args.extra_body} if args.extra_body else {})
+    settings = {name: getattr(args, name) for name in ("judge", "seed", "temperature", "max_new_tokens")}
+    settings |= {"extra_body": args.extra_body} if args.extra_body else {}
     journal = beside(args.output, ".ratings.jsonl")
     if args.dry_run:
         print_plan(missing(prompts, _rows(journal, settings, answers), settings), args)
@@ -187,26 +183,19 @@ def print_averages(results: dict, judge: str) -> None:
 def _parse() -> argparse.Namespace:
     parser = command.Parser(__doc__)
     what = parser.add_argument_group("answers")
-    what.add_argument(
-        "--predictions",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="FILE",
-        help="evaluate's NAME.predictions.jsonl or annotate's output, one or several",
-    )
-    what.add_argument(
-        "--per-task", type=command.positive, default=50, help="questions judged of each task (App. H: 50)"
-    )
+    files = "evaluate's NAME.predictions.jsonl or annotate's output, one or several"
+    what.add_argument("--predictions", type=Path, nargs="+", required=True, metavar="FILE", help=files)
+    judged = "questions judged of each task (App. H: 50)"
+    what.add_argument("--per-task", type=command.positive, default=50, help=judged)
     what.add_argument("--targets", action="store_true", help="rate the bare targets too (Table 13's last row: 1)")
     judge = parser.add_argument_group("judge")
     judge.add_argument("--judge", required=True, metavar="NAME", help="the model's name at the server (App. H: GPT-4)")
     judge.add_argument("--temperature", type=command.rate, default=0.0, help="our choice: App. H is silent")
     judge.add_argument("--max-new-tokens", type=command.positive, default=512, help="our choice: App. H is silent")
-    parser.add_argument(
-        "--output", type=command.file, required=True, metavar="FILE.json", help="the averages, per task too"
-    )
+    averages = "the averages, per task too"
+    parser.add_argument("--output", type=command.file, required=True, metavar="FILE.json", help=averages)
     add_server_flags(parser)
+    add_plan_flags(parser)
     command.add_machine_flags(parser)
     args = parser.parse_args()
     if not args.server and not args.dry_run and args.judge != SCRIPTED:
@@ -235,14 +224,7 @@ def _replies(
             for key, of in answers.items()
         }
         return ((key, Answer(f"[[{rated[key]}]]")) for key in prompts)
-    return server.answers(
-        prompts,
-        model=args.judge,
-        temperature=args.temperature,
-        max_new_tokens=args.max_new_tokens,
-        seed=args.seed,
-        **server_settings(args),
-    )
+    return server.answers(prompts, model=args.judge, **server_settings(args))
 
 
 def _rows(path: Path, settings: dict, answers: dict[Key, Judged]) -> dict[Key, dict]:
@@ -250,7 +232,7 @@ def _rows(path: Path, settings: dict, answers: dict[Key, Judged]) -> dict[Key, d
     rows = rows_by_key(path, _NAMES, settings)
     for key, row in rows.items():
         if key in answers and row.get("response") != answers[key].response:
-            raise UserError(f"{path}: {' '.join(key)} was another answer when it was rated: give another --output.")
+            raise UserError(f"{path}: {named(key)} was another answer when it was rated: give another --output.")
     return rows
 
 

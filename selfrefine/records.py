@@ -1,7 +1,7 @@
 """The project's JSONL files: demonstrations and preferences, read with the file and line in every complaint."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +17,8 @@ class Demonstration:
     """A teacher's answer: the Alpaca triple (App. A, Table 6) and where it came from.
 
     `input` is the question with the trigger, `target` the right answer t_i, `options` those of a multiple choice;
-    an answer that did not end was cut at the teacher's token limit.
+    an answer that did not end was cut at the teacher's token limit; `output_ids` are the tokens that were sampled,
+    `prompt_ids` those that they follow.
     """
 
     instruction: str
@@ -32,6 +33,8 @@ class Demonstration:
     read: str | None = None
     correct: bool | None = None
     ended: bool = True
+    output_ids: tuple[int, ...] | None = None
+    prompt_ids: tuple[int, ...] | None = None
 
     @property
     def asked(self) -> str:
@@ -67,23 +70,10 @@ class Preference:
 
 
 Record = TypeVar("Record", Demonstration, Preference)
-_REQUIRED = {
-    Demonstration: ("instruction", "input", "output", "target"),
-    Preference: ("prompt", "chosen", "rejected"),
-}
+_REQUIRED = {Demonstration: ("instruction", "input", "output", "target"), Preference: ("prompt", "chosen", "rejected")}
 _CONVERT = {Demonstration: formats.demonstration, Preference: formats.preference}
-_MAY_BE_EMPTY = {
-    "instruction",
-    "output",
-    "task",
-    "id",
-    "teacher",
-    "question",
-    "target",
-    "chosen_from",
-    "chosen",
-    "rejected",
-}
+_MAY_BE_EMPTY = {"instruction", "output", "task", "id", "teacher", "question", "target"}
+_MAY_BE_EMPTY |= {"chosen_from", "chosen", "rejected"}
 
 
 def read_demonstrations(paths: Iterable[Path]) -> list[Demonstration]:
@@ -94,6 +84,11 @@ def read_demonstrations(paths: Iterable[Path]) -> list[Demonstration]:
 def read_preferences(path: Path) -> list[Preference]:
     """All preference pairs of the file, in order."""
     return _read([path], Preference)
+
+
+def read_answers(paths: Iterable[Path]) -> Iterator[tuple[str, Demonstration]]:
+    """("FILE line N", row) for each line of annotate's, of which several may answer one question."""
+    return ((place, _checked(row, Demonstration, place)) for path in paths for place, row in read_lines(path))
 
 
 def write_records(path: Path, records: Iterable[Demonstration | Preference]) -> None:
@@ -144,7 +139,7 @@ def _checked(row: dict, kind: type[Record], place: str) -> Record:
         values["target"] = str(values["target"])
     values.setdefault("id", place.rpartition("/")[2])
     for name, value in values.items():
-        if name in ("chosen_ids", "rejected_ids"):
+        if name.endswith("_ids"):
             if not isinstance(value, list) or not all(type(i) is int and i >= 0 for i in value):
                 raise UserError(f"{place}: {name} must be a list of token ids.")
             values[name] = tuple(value)

@@ -39,7 +39,7 @@ BEFORE = {
 _INPUTS = {
     "student_id": "the student's weights",
     "adapter_id": "--adapter's weights",
-    "data": "the rows of --demonstrations or --preferences",
+    "data": "the rows of --demonstrations, --answers or --preferences",
 }
 
 

@@ -1,12 +1,22 @@
-"""Own questions (--questions FILE): rows like a benchmark's, or question, target and, for a choice, options."""
+"""What is asked: questions of benchmarks, and own ones, rows like a benchmark's or question, target and options."""
 
+import argparse
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 from selfrefine.errors import UserError
 from selfrefine.files import check_text, read_lines
 from selfrefine.tasks.benchmarks import SOURCES, clean, question_of
 from selfrefine.tasks.questions import LETTERS, Question
+from selfrefine.tasks.splits import questions
+
+
+def asked_for(args: argparse.Namespace, tasks: Iterable[str], split: str) -> list[Question]:
+    """The questions of --questions, else of the tasks' split, at most --limit of each."""
+    if args.questions:
+        return read_questions(args.questions)[: args.limit]
+    return [q for task in dict.fromkeys(tasks) for q in questions(task, split, args.seed, args.data)[: args.limit]]
 
 
 def read_questions(path: Path) -> list[Question]:

@@ -63,7 +63,7 @@ def examples_of(setup: Setup, records: list[Demonstration]) -> list[Example]:
             problems.append(f"{record.id}: {problem}")
         else:
             examples.append(example)
-    _require_most(len(records), problems, setup.args.max_dropped, "demonstrations")
+    require_most(len(records), problems, setup.args.max_dropped, "demonstrations")
     return examples
 
 
@@ -83,7 +83,7 @@ def pairs_of(setup: Setup, records: list[Preference]) -> list[Pair]:
             equal += 1
         else:
             pairs.append(pair)
-    _require_most(len(records), problems, setup.args.max_dropped, "pairs")
+    require_most(len(records), problems, setup.args.max_dropped, "pairs")
     if equal:
         print(f"{equal} pairs whose sides are the same left out: their gradient is zero")
     return pairs
@@ -111,11 +111,11 @@ def _problem(example: Example | Pair, config) -> str | None:
     return None
 
 
-def _require_most(count: int, problems: list[str], allowed: float, what: str) -> None:
+def require_most(count: int, problems: list[str], allowed: float, what: str, mend: str = "mend the rows") -> None:
     """Counts and names the records with a problem; UserError where they are more than the `allowed` share."""
     if problems:
         named = "; ".join([*problems[:5], *["..."] * (len(problems) > 5)])
         told = f"{len(problems)} of {count} {what} left out ({named})"
         if len(problems) > allowed * count:
-            raise UserError(f"{told}: more than --max-dropped {allowed:g} allows; mend the rows or raise it.")
+            raise UserError(f"{told}: more than --max-dropped {allowed:g} allows; {mend} or raise it.")
         print(f"warning: {told}")
