@@ -2,9 +2,10 @@
 
 Plain (`sampling.py`): transformers' forward over a cache. In every layer it dequantises W, casts A and B, makes three
 products and a sum of y = x Wᵀ + (α/r) (x Aᵀ) Bᵀ, and repeats grouped keys and values for each of their queries.
-Here:  y = [x, x Aᵀ] [W, (α/r) B]ᵀ with both matrices held, in the order in which a CPU's bfloat16 kernel wants them; a
-token's queries that share keys and values attend as so many queries of one head; prompts that begin alike are read as
-branches of one row, as in `prefix.py`. The weights are never merged: ΔW of phase 2 would round to nothing.
+Here:  y = [x, x Aᵀ] [W, (α/r) B]ᵀ with both matrices held, in the order in which a CPU's kernel wants them and in the
+type of `wide.py`, x Aᵀ of all layers of one x in one product; a token's queries that share keys and values attend as so
+many queries of one head; prompts that begin alike are read as branches of one row, as in `prefix.py`. The weights are
+never merged: ΔW of phase 2 would round to nothing.
 On a GPU, where 32 rows leave the launching of small kernels to be waited for, a CUDA graph or `torch.compile` of
 `Decoder.step` is what to try next: its shapes change with the rows that are left and the longest of them.
 Held equal by tests/test_decoding.py.
@@ -26,12 +27,6 @@ from selfrefine.model.cache import KeyValues
 from selfrefine.model.lora import LoRALinear, NF4Linear
 from selfrefine.model.student import Student, additive
 
-TOGETHER = [  # a block's layers, those of one input together
-    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    ("self_attn.o_proj",),
-    ("mlp.gate_proj", "mlp.up_proj"),
-    ("mlp.down_proj",),
-]
 ROWS = 32  # of a product, by which the kernel chooses its order of the weights
 OUTPUTS = 512  # of a product in float32: so many columns stay in the cache, and are a tenth quicker
 
@@ -52,9 +47,10 @@ def times(weights: Sequence[Tensor], bias: Tensor | None = None) -> Callable[...
     def product(*factors: Tensor) -> Tensor:
         y = factors[0].new_empty(*factors[0].shape[:-1], outputs)
         places = y.flatten(0, -2).split([part.shape[1] for part in columns[0]], dim=-1)
-        for number, (x, parts) in enumerate(zip(factors, columns, strict=True)):
+        for x, parts in zip(factors, columns, strict=True):
+            x, added = x.flatten(0, -2), int(x is not factors[0])  # the first is written, the other added
             for place, part in zip(places, parts, strict=True):
-                place.addmm_(x.flatten(0, -2), part, beta=min(number, 1))  # the first is written, others are added
+                place.addmm_(x, part, beta=added)
         return y if bias is None else y.add_(bias)
 
     return product
@@ -71,15 +67,14 @@ def held(layers: Sequence[nn.Module], dtype: torch.dtype) -> Callable[[Tensor], 
             weights.append(layer.scaling * layer.B)
             downs.append(layer.A.to(dtype))
         ranks.append(sum(W.shape[1] for W in weights[1:]))
-        bias = None if base.bias is None else base.bias.to(dtype)
-        wholes.append(times([W.to(dtype) for W in weights], bias))
+        wholes.append(times([W.to(dtype) for W in weights], None if base.bias is None else base.bias.to(dtype)))
     if not downs:
         return lambda x: [whole(x) for whole in wholes]
     down = times([torch.cat(downs)])
 
     def outputs(x: Tensor) -> list[Tensor]:
-        downs = down(x).split(ranks, dim=-1)
-        return [whole(x, z) if z.shape[-1] else whole(x) for whole, z in zip(wholes, downs, strict=True)]
+        parts = zip(wholes, down(x).split(ranks, dim=-1), strict=True)
+        return [whole(x, z) if z.shape[-1] else whole(x) for whole, z in parts]
 
     return outputs
 
@@ -113,10 +108,11 @@ class Decoder:
         else:
             self.dtype, hold = student.dtype, (lambda layers: lambda x: [layer(x) for layer in layers])
         self.head = hold([head])
-        self.blocks = [
-            (block, *(hold([block.get_submodule(path) for path in paths]) for paths in TOGETHER))
-            for block in self.model.layers
-        ]
+        self.blocks = []
+        for block in self.model.layers:
+            at, mlp = block.self_attn, block.mlp
+            groups = [at.q_proj, at.k_proj, at.v_proj], [at.o_proj], [mlp.gate_proj, mlp.up_proj], [mlp.down_proj]
+            self.blocks.append((block, *map(hold, groups)))
 
     def read(self, prompts: list[list[int]], begin: int) -> Tensor:
         """Put the prompts into the rows from `begin` on; the logits of their first answer tokens, (b, V) float32."""
