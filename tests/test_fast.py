@@ -28,6 +28,7 @@ from tests.test_lora import layer as nf4_layer
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 DTYPES = (torch.float32, torch.bfloat16)
+SAPPHIRE_RAPIDS = {"cpu_name": "Intel Xeon", "avx512_bf16": True, "avx512_fp16": True, "amx_bf16": True}
 
 
 # Products in float32
@@ -36,7 +37,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 @pytest.fixture(params=["own type", "wide"])
 def able(request, monkeypatch) -> dict[str, bool]:
     """A CPU that is quickest at bfloat16's products in bfloat16, and one that is in float32."""
-    able = {"avx512_bf16": True, "avx512_fp16": True, "amx_bf16": request.param == "own type"}
+    able = SAPPHIRE_RAPIDS | {"amx_bf16": request.param == "own type"}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     return able
 
@@ -57,9 +58,10 @@ class Products(TorchDispatchMode):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ({"avx512_bf16": True, "avx512_fp16": True, "amx_bf16": False}, torch.float32),
-        ({"avx512_bf16": True, "avx512_fp16": True, "amx_bf16": True}, torch.bfloat16),
-        ({"avx512_bf16": True, "avx512_fp16": False}, torch.bfloat16),  # AMD's
+        (SAPPHIRE_RAPIDS | {"amx_bf16": False}, torch.float32),
+        (SAPPHIRE_RAPIDS, torch.bfloat16),
+        (SAPPHIRE_RAPIDS | {"amx_bf16": False, "avx512_fp16": False}, torch.bfloat16),  # Cooper Lake
+        (SAPPHIRE_RAPIDS | {"amx_bf16": False, "cpu_name": "AMD EPYC"}, torch.bfloat16),
         ({}, torch.bfloat16),
     ],
 )

@@ -14,5 +14,5 @@ from torch import Tensor
 def product_type(x: Tensor) -> torch.dtype:
     """The type to multiply `x` in: float32 for bfloat16 where that is quicker, else its own."""
     able = torch.cpu.get_capabilities()
-    slow = x.device.type == "cpu" and able.get("avx512_fp16", False) and not able.get("amx_bf16", False)
-    return torch.float32 if slow else x.dtype
+    without = "Intel" in able.get("cpu_name", "") and able.get("avx512_fp16", False) and not able.get("amx_bf16", False)
+    return torch.float32 if without and x.device.type == "cpu" else x.dtype
