@@ -69,6 +69,20 @@ def test_without_memory_to_hold_the_weights_they_are_used_as_they_are(tmp_path, 
     torch.testing.assert_close(logits(Decoder(student, 4)), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_weights_are_held_in_the_quickest_type_that_fits_into_half_of_the_memory(tmp_path, monkeypatch):
+    student, asked = adapted(tmp_path, torch.bfloat16), []
+    weights = sum(
+        layer.in_features * layer.out_features for layer in student.modules() if hasattr(layer, "in_features")
+    )
+    monkeypatch.setattr(decoding, "product_type", lambda x: torch.float32)
+    monkeypatch.setattr(decoding, "held", lambda layers, dtype: asked.append(dtype))
+    for free, wanted in ((8 * weights + 1, torch.float32), (8 * weights, torch.bfloat16), (4 * weights, None)):
+        asked.clear()
+        monkeypatch.setattr(decoding, "free_memory", lambda device, free=free: free)
+        assert Decoder(student, 1).dtype == (wanted or torch.bfloat16)
+        assert set(asked) == ({wanted} if wanted else set())
+
+
 @pytest.mark.parametrize("outputs", [40, 512])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["adapted", "four bits", "linear"])

@@ -100,13 +100,11 @@ class Decoder:
 
     def __init__(self, student: Student, rows: int):
         self.model, self.cache, head = student.base_model, KeyValues(rows), student.get_output_embeddings()
-        self.dtype = product_type(head.weight)
         layers = [m for m in student.modules() if isinstance(m, nn.Linear)]  # a LoRALinear's base is one, in four bits
-        size = sum(m.in_features * m.out_features for m in layers) * self.dtype.itemsize
-        if size < free_memory(student.device) / 2:
-            hold = partial(held, dtype=self.dtype)
-        else:
-            self.dtype, hold = student.dtype, (lambda layers: lambda x: [layer(x) for layer in layers])
+        size, room = sum(m.in_features * m.out_features for m in layers), free_memory(student.device) / 2
+        fitting = [dtype for dtype in (product_type(head.weight), student.dtype) if size * dtype.itemsize < room]
+        self.dtype = fitting[0] if fitting else student.dtype
+        hold = partial(held, dtype=self.dtype) if fitting else (lambda layers: lambda x: [layer(x) for layer in layers])
         self.head = hold([head])
         self.blocks = []
         for block in self.model.layers:
