@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional as F
 from transformers import DynamicCache, GenerationConfig
 
+from selfrefine import ranks
 from selfrefine.errors import UserError
 from selfrefine.fast.decoding import alike
 from selfrefine.model.cache import KeyValues
@@ -120,7 +121,7 @@ def sample(
             raise UserError(f"a prompt has {len(prompt)} tokens, the student's context {room}: leave it out.")
     limits = [min(max_new_tokens, room - len(prompt)) for prompt in prompts]
     student.eval()
-    order, size = in_order(prompts), WINDOW * batch_size
+    order, size = ranks.mine(in_order(prompts), READ), WINDOW * batch_size
     windows = [order[begin : begin + size] for begin in range(0, len(order), size)]
     left = [window for window in windows if not all(index in done for index in window)]
     if left:
@@ -188,7 +189,8 @@ def draw(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> torch.Tensor:
-    """One token per row by inverting the cumulative distribution: logits (B, V) float32, uniforms (B,) -> (B,)."""
+    """One token per row by inverting the cumulative distribution: logits (B, V) float32, which it
+    writes over, uniforms (B,) -> (B,)."""
     if temperature < GREEDY:
         return logits.argmax(dim=-1)
     logits = truncated(logits.div_(temperature), top_k, top_p)
