@@ -152,6 +152,22 @@ def test_nothing_cut_leaves_every_bit():
     assert torch.equal(draw(logits.clone(), uniforms, 0.7), draw(logits, uniforms, 0.7, 40, None))
 
 
+@pytest.mark.parametrize(("ties", "width"), [(1, 64), (14, 64), (15, 3000)])
+def test_of_top_k_only_the_likeliest_are_looked_at(monkeypatch, ties, width):
+    """The same draws as from all 3000 logits; so many are as likely as the fiftieth: all may be drawn."""
+    generator = torch.Generator().manual_seed(0)
+    logits, uniforms = torch.randn(500, 3000, generator=generator) / 4, torch.rand(500, generator=generator)
+    lowest = logits.topk(50).values[:, -1:]
+    logits[:, 100 : 100 + ties - 1] = lowest - 9  # not among the fifty
+    logits = torch.where(logits == lowest - 9, lowest, logits)
+    seen, original = [], sampling.truncated
+    monkeypatch.setattr(sampling, "truncated", lambda cut, *how: (seen.append(cut.shape[1]), original(cut, *how))[1])
+    few = draw(logits.clone(), uniforms, 0.7, 50)
+    monkeypatch.setattr(sampling, "MORE", 3000)
+    assert torch.equal(few, draw(logits.clone(), uniforms, 0.7, 50))
+    assert seen == [width, 3000]
+
+
 def test_greedy_is_not_cut():
     assert draw(torch.tensor([[1.0, 5.0, 5.0]]), torch.tensor([0.99]), 0.0, 1, 0.1).item() == 1
 
