@@ -76,7 +76,12 @@ def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST | None]]:
         for n, keyword in enumerate(node.keywords):
             if keyword.arg not in ("help", "desc", "metavar"):
                 yield f"no {keyword.arg}", ast.Call(node.func, node.args, node.keywords[:n] + node.keywords[n + 1 :])
-        if len(node.args) > 1 and not any(isinstance(arg, ast.Starred | ast.Constant) for arg in node.args[:2]):
+        symmetric = ast.unparse(node.func) in ("min", "max")
+        if (
+            len(node.args) > 1
+            and not symmetric
+            and not any(isinstance(arg, ast.Starred | ast.Constant) for arg in node.args[:2])
+        ):
             yield "arguments", ast.Call(node.func, [node.args[1], node.args[0], *node.args[2:]], node.keywords)
         if isinstance(node.func, ast.Attribute) and not node.args and not node.keywords:
             yield "no call", node.func.value
