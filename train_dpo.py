@@ -24,7 +24,7 @@ from selfrefine.errors import UserError
 from selfrefine.model.adapter import AdapterSettings, save_adapter
 from selfrefine.model.lora import lora_parameters
 from selfrefine.model.student import Student
-from selfrefine.preferences import build_pairs, explained, questions_of, sample_answers
+from selfrefine.preferences import Answer, Key, build_pairs, explained, given_answers, questions_of, sample_answers
 from selfrefine.records import Preference, read_preferences, write_records
 from selfrefine.runs import Run
 from selfrefine.sampling import told, truncation
@@ -32,7 +32,7 @@ from selfrefine.training import log_probs as plain
 from selfrefine.training.batches import SEED_STRIDE, Pair, micro_batches, step_indices, steps_per_epoch
 from selfrefine.training.checkpoint import Progress, restore, save_checkpoint
 from selfrefine.training.examples import kept_demonstrations, pairs_of, split
-from selfrefine.training.losses import dpo_loss, dpo_margin
+from selfrefine.training.losses import chosen_nll, dpo_loss, dpo_margin
 from selfrefine.training.progress import Metrics, displacement, means, require_finite, require_start
 from selfrefine.training.reference import Reference, reference_log_probs
 from selfrefine.training.schedule import constant, linear
@@ -46,17 +46,22 @@ def main() -> None:
         print("no --adapter: the bare student is the reference (Figure 4's self-refine only)")
 
     # What there is to learn from: pairs, or demonstrations whose questions the student will answer
+    answers: dict[Key, Answer] = {}  # where they were sampled elsewhere
     if args.preferences:
         kept = read_preferences(args.preferences)
         at_most, files = len(kept), [args.preferences]
     else:
-        args.top_k, args.top_p = truncation(setup.folder, args.top_k, args.top_p)
-        print(f"y and ŷ are drawn at {told(args.temperature, args.top_k, args.top_p)}")
         everything, kept = kept_demonstrations(args)
         demonstrations = explained(kept, everything) if args.preferred == "cot" else kept
         if not demonstrations:
             raise UserError("no demonstration has a right answer: look at the teacher's, or add --keep all.")
-        at_most, files = len(questions_of(demonstrations)) * args.answers_per_prompt, args.demonstrations
+        if args.answers:
+            demonstrations, answers = given_answers(demonstrations, args, setup.tokenizer, setup.chat_template)
+        else:
+            args.top_k, args.top_p = truncation(setup.folder, args.top_k, args.top_p)
+            print(f"y and ŷ are drawn at {told(args.temperature, args.top_k, args.top_p)}")
+        at_most = len(questions_of(demonstrations)) * args.answers_per_prompt
+        files = [*args.demonstrations, *(args.answers or ())]
 
     # The plan
     print(setup.describe(planned_rates(args, at_most), at_most))
@@ -70,7 +75,7 @@ def main() -> None:
             fast.speed_up(student)  # the same formulas, sooner: selfrefine/fast/, an idea a file
 
         # The pairs (x̂, y_w, y_l), as token ids; a share of the questions is held out, phase 1's too at the same flags
-        records = kept if args.preferences else refine(setup, run, student, demonstrations)
+        records = kept if args.preferences else refine(setup, run, student, demonstrations, answers)
         train, validation = split(records, pairs_of, setup, among=kept)
         if not train:
             raise UserError("there is no pair to train on: the student answers x and x̂ alike, or no answer was right.")
@@ -85,10 +90,12 @@ def planned_rates(args: argparse.Namespace, count: int) -> list[float]:
     return [args.learning_rate * factor(step, steps, args.warmup_steps) for step in range(steps)]
 
 
-def refine(setup: Setup, run: Run, student: Student, demonstrations: list) -> list[Preference]:
+def refine(
+    setup: Setup, run: Run, student: Student, demonstrations: list, answers: dict[Key, Answer]
+) -> list[Preference]:
     """K times y ~ π_inst(·|x) and ŷ ~ π_inst(·|x̂) for each demonstration; pairs (x̂, y_w, y_l) by Eq. 4, or by Eq. 5."""
     args = setup.args
-    answers = sample_answers(
+    answers = answers or sample_answers(
         student,
         setup.tokenizer,
         questions_of(demonstrations),
@@ -115,15 +122,24 @@ def refine(setup: Setup, run: Run, student: Student, demonstrations: list) -> li
 
 
 def compare(
-    formula: ModuleType, student: Student, pairs: list[Pair], reference: Reference, micro: list[int], beta: float
+    formula: ModuleType,
+    student: Student,
+    pairs: list[Pair],
+    reference: Reference,
+    micro: list[int],
+    beta: float,
+    nll_weight: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """L_DPO of each pair of a micro-batch, Eqs. 1 to 3, (P,) float32; and by name what it is made of, to be logged."""
+    """L_DPO of each pair of a micro-batch, Eqs. 1 to 3, and `nll_weight` (the paper's: 0) times the NLL of a token of
+    y_w, (P,) float32; and by name what it is made of, to be logged."""
     chosen, rejected = formula.pair_log_probs(student, [pairs[index] for index in micro])  # log π_θ(y | x̂)
     reference_chosen, reference_rejected = reference.chosen[micro], reference.rejected[micro]  # log π_inst(y | x̂)
     margin = dpo_margin(chosen, rejected, reference_chosen, reference_rejected, beta)  # Eq. 2
-    losses = dpo_loss(margin)  # Eqs. 1 and 3
+    nll = chosen_nll(chosen, chosen.new_tensor([len(pairs[index].chosen) for index in micro]))
+    losses = dpo_loss(margin) + nll_weight * nll  # Eqs. 1 and 3, to the bit where the weight is 0
     parts = {
         "loss": losses,
+        "chosen_nll": nll,
         "margin": margin,
         "accuracy": (margin > 0).float(),
         "chosen_logp": chosen,
@@ -142,7 +158,7 @@ def optimize(
     args, rates = setup.args, planned_rates(setup.args, len(train))
     pairs = [*train, *held]  # an index below len(train) is a pair to train on
     widths, steps = [formula.width(pair) for pair in pairs], len(rates)
-    validate_every = args.validate_every or max(1, steps // 10)
+    validate_every, weights = args.validate_every or max(1, steps // 10), (args.beta, args.chosen_nll)
 
     def indices_of(step: int) -> list[int]:
         return step_indices(len(train), args.batch_size, args.seed, step)
@@ -175,14 +191,15 @@ def optimize(
         student.train()
         indices, seen = indices_of(step), []
         for micro in parted(indices):
-            losses, parts = compare(formula, student, pairs, reference, micro, args.beta)
+            losses, parts = compare(formula, student, pairs, reference, micro, *weights)
             (losses.sum() / len(indices)).backward()  # the mean over the step's pairs, Eq. 1's expectation
             seen.append(parts)
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters.values(), args.max_grad_norm).item()
         latest = means(seen)
         require_finite(latest["loss"], grad_norm, [pairs[index].id for index in indices])
         if step == 0 and args.lora_dropout == 0:
-            require_start(latest["loss"], latest["margin"], setup.dtype)  # π_θ = π_inst: ln 2 and 0
+            dpo = latest["loss"] - args.chosen_nll * latest["chosen_nll"]
+            require_start(dpo, latest["margin"], setup.dtype)  # π_θ = π_inst: ln 2 and 0
         for group in optimizer.param_groups:
             group["lr"] = rates[step]
         optimizer.step()
@@ -196,7 +213,7 @@ def optimize(
         if held and (progress.step % validate_every == 0 or progress.step == steps):
             student.eval()
             with torch.no_grad():
-                latest = means([compare(formula, student, pairs, reference, micro, args.beta)[1] for micro in held_out])
+                latest = means([compare(formula, student, pairs, reference, micro, *weights)[1] for micro in held_out])
             metrics.write(step=progress.step, **{f"validation_{name}": value for name, value in latest.items()})
             if progress.improves(latest["loss"]):
                 save_adapter(student, args.output, adapter)

@@ -9,7 +9,6 @@ from selfrefine.tasks.questions import LETTERS, Question
 
 
 def main() -> None:
-    """The command."""
     args = _parse()
 
     from selfrefine import fast
@@ -31,16 +30,10 @@ def main() -> None:
             load_adapter(student, adapter, student_id)
         fast.speed_up(student)
         forms = {form: prompt(question, cot=form == "x̂") for form in ("x", "x̂")}
-        answers = sample(
-            student,
-            [encode_prompt(tokenizer, text, chat_template=template) for text in forms.values()],
-            [row_seed(args.seed, form) for form in forms],
-            end_ids=end_ids(student, tokenizer, template),
-            temperature=args.temperature,
-            max_new_tokens=args.max_new_tokens,
-            top_k=top_k,
-            top_p=top_p,
-        )
+        prompts = [encode_prompt(tokenizer, text, chat_template=template) for text in forms.values()]
+        how = {"temperature": args.temperature, "max_new_tokens": args.max_new_tokens, "top_k": top_k, "top_p": top_p}
+        seeds, ends = [row_seed(args.seed, form) for form in forms], end_ids(student, tokenizer, template)
+        answers = sample(student, prompts, seeds, end_ids=ends, **how)
         for index, answer in sorted(answers, key=lambda one: one[0]):
             cut = "" if answer.ended else f" [cut at {args.max_new_tokens} tokens]"
             print(f"\n--- {adapter or 'bare student'}, {list(forms)[index]}\n{decode(tokenizer, answer.ids)}{cut}")
@@ -49,13 +42,10 @@ def main() -> None:
 def _parse() -> argparse.Namespace:
     parser = command.Parser(__doc__)
     command.add_student_flag(parser)
-    parser.add_argument(
-        "--adapter", nargs="+", action="extend", default=[], metavar="DIR", help="from train_it.py or train_dpo.py"
-    )
+    made_by = "from train_it.py or train_dpo.py"
+    parser.add_argument("--adapter", nargs="+", action="extend", default=[], metavar="DIR", help=made_by)
     parser.add_argument("question", nargs="?", help="what to ask")
-    parser.add_argument(
-        "--options", nargs="+", default=[], metavar="TEXT", help="of a multiple choice; behind the question"
-    )
+    parser.add_argument("--options", nargs="+", default=[], metavar="TEXT", help="of a choice; behind the question")
     parser.add_argument("--temperature", type=command.rate, default=0.1, help="C.2")
     command.add_sampling_flags(parser)
     parser.add_argument("--max-new-tokens", type=command.positive, default=512, help="unsaid in the paper")

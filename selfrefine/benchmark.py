@@ -13,13 +13,28 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from selfrefine import command
+import torch
+from torch.utils.benchmark import Timer
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from selfrefine import command, fast
 from selfrefine.errors import UserError
+from selfrefine.fast.dense import hold_dequantized
+from selfrefine.files import read_lines
 from selfrefine.model import LINEARS
+from selfrefine.model.encoding import encode_prompt
+from selfrefine.model.lora import NF4Linear, add_lora, lora_parameters
+from selfrefine.model.student import build, context, load_student, load_tokenizer, read_config
+from selfrefine.sampling import sample
+from selfrefine.training import log_probs as plain
+from selfrefine.training.batches import Example, Pair, micro_batches
+from selfrefine.training.losses import dpo_loss, dpo_margin, instruction_loss
+from selfrefine.training.plan import dequantize_once, micro_batch_tokens
 
 # the published configurations: what shapes are needed, no download
 CONFIGS = {
@@ -36,34 +51,7 @@ PROMPT, RATIONALE, ANSWER = 100, 130, 4
 
 
 def main() -> None:
-    """The command."""
-    parser = command.Parser(__doc__)
-    parser.add_argument("--config", required=True, metavar="NAME_OR_DIR", help=f"{', '.join(CONFIGS)}, or a folder")
-    parser.add_argument("--phase", choices=("it", "dpo", "sample"), required=True)
-    parser.add_argument(
-        "--prompts", type=Path, metavar="FILE", help="JSONL with `prompt`: sample these (needs a folder)"
-    )
-    parser.add_argument("--rows", type=command.positive, default=32, help="rows of a step, or prompts sampled from")
-    parser.add_argument("--steps", type=command.positive, default=3, help="timed, after one that is not")
-    parser.add_argument("--max-new-tokens", type=command.positive, default=64, help="sampled for each prompt")
-    parser.add_argument("--lora-rank", type=command.positive, default=64)
-    parser.add_argument("--lora-targets", nargs="+", choices=LINEARS, default=list(LINEARS), metavar="LAYER")
-    as_there = "as in train_it.py and train_dpo.py, its default too"
-    parser.add_argument("--micro-batch-tokens", type=command.positive, help=as_there)
-    parser.add_argument("--gradient-checkpointing", action="store_true", help=as_there)
-    parser.add_argument("--dequantize-once", action=argparse.BooleanOptionalAction, help=as_there)
-    command.add_plain_flag(parser)
-    command.add_machine_flags(parser)
-    args = parser.parse_args()
-    if args.prompts and args.phase != "sample":
-        parser.error("--prompts is for --phase sample")
-
-    import torch
-
-    from selfrefine import fast
-    from selfrefine.model.lora import NF4Linear, add_lora, lora_parameters
-    from selfrefine.training.plan import micro_batch_tokens
-
+    args = _parse()
     device, dtype = command.machine(args)
     args.micro_batch_tokens = args.micro_batch_tokens or micro_batch_tokens(device)
     student, tokenizer = _student(args, device, dtype)
@@ -77,17 +65,7 @@ def main() -> None:
     else:
         step, tokens, flops = _training(args, student, linear, lora, head)
 
-    def timed(step) -> list[float]:
-        seconds = []
-        for _ in range(args.steps + 1):
-            begin = time.perf_counter()
-            step()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds.append(time.perf_counter() - begin)
-        return seconds
-
-    seconds = timed(step)
+    seconds = _timed(step, args.steps, device)
     taken = statistics.median(seconds[1:])
     ceiling = _matmul_rate(device, dtype)
     if device.type == "cuda":
@@ -107,27 +85,55 @@ def main() -> None:
         "share_of_matmul": flops / taken / ceiling,
     }
     if args.phase == "sample" and args.max_new_tokens > 1:  # of the tokens after the first, their share too
-        result["reading_seconds"] = reading = statistics.median(timed(read)[1:])
+        result["reading_seconds"] = reading = statistics.median(_timed(read, args.steps, device)[1:])
         left = tokens * (args.max_new_tokens - 1) / args.max_new_tokens
         rate = result["decoding_tokens_per_second"] = left / (taken - reading)
         result["share_of_matmul"] = rate * 2 * (linear + lora + head) / ceiling
         print(f"prompts read in {reading:.3g} s, first tokens included; decoding alone {rate:,.0f} tokens/s")
+    measured = "decoding" if args.phase == "sample" else "the step"
     print(
         f"{args.config}, {args.phase}: {tokens / taken:,.0f} tokens/s, peak memory {peak:,.0f} MiB; matmuls of this "
-        f"machine {ceiling / 1e12:.3g} TFLOP/s, of which "
-        f"{'decoding' if args.phase == 'sample' else 'the step'} reached {100 * result['share_of_matmul']:.0f} %"
+        f"machine {ceiling / 1e12:.3g} TFLOP/s, of which {measured} reached {result['share_of_matmul']:.0%}"
     )
     print("RESULT " + json.dumps(result))
 
 
+def _parse() -> argparse.Namespace:
+    parser = command.Parser(__doc__)
+    parser.add_argument("--config", required=True, metavar="NAME_OR_DIR", help=f"{', '.join(CONFIGS)}, or a folder")
+    parser.add_argument("--phase", choices=("it", "dpo", "sample"), required=True)
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL with `prompt`, to sample (needs a folder)")
+    parser.add_argument("--rows", type=command.positive, default=32, help="rows of a step, or prompts sampled from")
+    parser.add_argument("--steps", type=command.positive, default=3, help="timed, after one that is not")
+    parser.add_argument("--max-new-tokens", type=command.positive, default=64, help="sampled for each prompt")
+    parser.add_argument("--lora-rank", type=command.positive, default=64)
+    parser.add_argument("--lora-targets", nargs="+", choices=LINEARS, default=list(LINEARS), metavar="LAYER")
+    as_there = "as in train_it.py and train_dpo.py, its default too"
+    parser.add_argument("--micro-batch-tokens", type=command.positive, help=as_there)
+    parser.add_argument("--gradient-checkpointing", action="store_true", help=as_there)
+    parser.add_argument("--dequantize-once", action=argparse.BooleanOptionalAction, help=as_there)
+    command.add_plain_flag(parser)
+    command.add_machine_flags(parser)
+    args = parser.parse_args()
+    if args.prompts and args.phase != "sample":
+        parser.error("--prompts is for --phase sample")
+    return args
+
+
+def _timed(step: Callable[[], None], times: int, device: torch.device) -> list[float]:
+    """Seconds of a step that warms up, and of as many `times` more."""
+    seconds = []
+    for _ in range(times + 1):
+        begin = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - begin)
+    return seconds
+
+
 def _student(args: argparse.Namespace, device, dtype):
     """A model of the configuration with random weights, or the folder's own; and its tokenizer, if any."""
-    from transformers import AutoConfig
-
-    from selfrefine.fast.dense import hold_dequantized
-    from selfrefine.model.student import build, load_student, load_tokenizer, read_config
-    from selfrefine.training.plan import dequantize_once
-
     if args.config in CONFIGS:
         family, shape = CONFIGS[args.config]
         config, tokenizer = AutoConfig.for_model(family, **shape), None
@@ -149,10 +155,6 @@ def _student(args: argparse.Namespace, device, dtype):
 
 def _random_tensors(config, device, dtype) -> Iterator[tuple]:
     """Every tensor of the model by its checkpoint name, made one at a time."""
-    import torch
-    from tqdm import tqdm
-    from transformers import AutoModelForCausalLM
-
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     for name, parameter in tqdm(list(model.named_parameters()), desc="making random weights"):
@@ -162,20 +164,7 @@ def _random_tensors(config, device, dtype) -> Iterator[tuple]:
 
 def _training(args: argparse.Namespace, student, linear: int, lora: int, head: int):
     """An optimizer step of a phase as its script takes it, its tokens, and the FLOPs that it cannot do without."""
-    import torch
-
-    from selfrefine import fast
-    from selfrefine.model.lora import lora_parameters
-    from selfrefine.training import log_probs as plain
-    from selfrefine.training.batches import Example, Pair, micro_batches
-    from selfrefine.training.losses import dpo_loss, dpo_margin, instruction_loss
-
-    draw = random.Random(args.seed)
-
-    def ids(typical: int) -> list[int]:
-        count = draw.randint(max(1, typical // 2), typical * 3 // 2)
-        return [draw.randrange(3, student.config.vocab_size) for _ in range(count)]
-
+    ids = partial(_random_ids, random.Random(args.seed), student.config.vocab_size)
     if args.phase == "it":
         rows = [Example(ids(PROMPT), ids(RATIONALE)) for _ in range(args.rows)]
     else:
@@ -208,11 +197,6 @@ def _training(args: argparse.Namespace, student, linear: int, lora: int, head: i
 
 def _sampling(args: argparse.Namespace, student, tokenizer, parameters: int):
     """Sampling of all prompts, none of which ends early, and of one token each; the new tokens; all FLOPs."""
-    from selfrefine.files import read_lines
-    from selfrefine.model.encoding import encode_prompt
-    from selfrefine.model.student import context
-    from selfrefine.sampling import sample
-
     if args.prompts:
         if tokenizer is None:
             raise UserError("--prompts needs a tokenizer: give a model's folder as --config.")
@@ -222,35 +206,27 @@ def _sampling(args: argparse.Namespace, student, tokenizer, parameters: int):
         prompts = [encode_prompt(tokenizer, text, chat_template=False) for text in texts]
     else:
         draw = random.Random(args.seed)
-        prompts = [
-            [draw.randrange(3, student.config.vocab_size) for _ in range(draw.randint(PROMPT // 2, PROMPT * 3 // 2))]
-            for _ in range(args.rows)
-        ]
+        prompts = [_random_ids(draw, student.config.vocab_size, PROMPT) for _ in range(args.rows)]
 
     def step(new: int) -> None:
-        for _ in sample(student, prompts, range(len(prompts)), end_ids=[], temperature=0.1, max_new_tokens=new):
-            pass
+        list(sample(student, prompts, range(len(prompts)), end_ids=[], temperature=0.1, max_new_tokens=new))
 
     new = sum(min(args.max_new_tokens, context(student.config) - len(prompt)) for prompt in prompts)
     flops = 2 * parameters * (new + sum(map(len, prompts)))
     return partial(step, args.max_new_tokens), partial(step, 1), new, flops
 
 
+def _random_ids(draw: random.Random, vocabulary: int, typical: int) -> list[int]:
+    """Token ids, their count by half around what is typical."""
+    return [draw.randrange(3, vocabulary) for _ in range(draw.randint(max(1, typical // 2), typical * 3 // 2))]
+
+
 def _matmul_rate(device, dtype) -> float:
     """FLOP/s of a matrix product of this size and type here: the ceiling of any training step."""
-    import torch
-
     size = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
-    best = float("inf")
-    for _ in range(4):
-        begin = time.perf_counter()
-        for _ in range(3):
-            a @ b
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, (time.perf_counter() - begin) / 3)
-    return 2 * size**3 / best
+    timer = Timer("a @ b", globals={"a": a, "b": b}, num_threads=torch.get_num_threads())
+    return 2 * size**3 / min(timer.timeit(3).mean for _ in range(4))
 
 
 if __name__ == "__main__":

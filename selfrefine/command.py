@@ -42,78 +42,56 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 
 
 def add_machine_flags(parser: Parser) -> None:
-    """--seed, --device and --dtype."""
     group = parser.add_argument_group("machine")
     group.add_argument("--seed", type=natural, default=0, help="all randomness follows from it")
     group.add_argument("--device", default="auto", help="cuda, cuda:N or cpu; auto takes cuda where there is one")
-    group.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        default="auto",
-        help="compute type; auto: bfloat16 on GPUs and on CPUs with AMX or AVX512-BF16, else float32",
-    )
+    auto = "auto: bfloat16 on GPUs and on CPUs with AMX or AVX512-BF16, else float32"
+    group.add_argument("--dtype", choices=DTYPES, default="auto", help=f"compute type; {auto}")
 
 
-def add_student_flag(parser: Parser) -> None:
+def add_student_flag(parser: Parser, *, required: bool = True) -> None:
     """--student; the name `pocket` stands for the folder of the embedded one."""
-    parser.add_argument(
-        "--student",
-        required=True,
-        type=lambda name: str(STUDENT) if name == "pocket" else name,
-        metavar="MODEL_OR_DIR",
-        help="a folder, a Hub id, or `pocket`",
-    )
+
+    def folder(name: str) -> str:
+        return str(STUDENT) if name == "pocket" else name
+
+    told = "a folder, a Hub id, or `pocket`"
+    parser.add_argument("--student", required=required, type=folder, metavar="MODEL_OR_DIR", help=told)
+
+
+def add_questions_flag(parser: argparse._ActionsContainer) -> None:
+    """--questions."""
+    told = "own questions: JSONL with question, options, target"
+    parser.add_argument("--questions", type=Path, metavar="FILE", help=told)
 
 
 def add_data_flag(parser: Parser) -> None:
-    """--data, or SELFREFINE_DATA."""
-    set_folder = os.environ.get("SELFREFINE_DATA")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=Path(set_folder) if set_folder else None,
-        metavar="DIR",
-        help="read DIR/<task>/<split>.jsonl, rows in the Hub's schema, in place of the Hub (or set SELFREFINE_DATA)",
-    )
+    told = "read DIR/<task>/<split>.jsonl, rows in the Hub's schema, in place of the Hub (or set SELFREFINE_DATA)"
+    folder = os.environ.get("SELFREFINE_DATA") or None  # argparse gives a text its type
+    parser.add_argument("--data", type=Path, default=folder, metavar="DIR", help=told)
 
 
 def add_chat_template_flag(parser: Parser) -> None:
     """--chat-template and --template-arguments; the date that a template is told stands among the settings too."""
-    parser.add_argument(
-        "--chat-template",
-        choices=("auto", "none", "always"),
-        default="auto",
-        help="put the prompt into the tokenizer's chat template: as the adapter was trained, else where there is one "
-        "(the paper's models are chat models), or never, or always",
-    )
-    parser.add_argument(
-        "--template-arguments",
-        type=fields,
-        metavar="JSON",
-        help="of the chat template, e.g. '{\"enable_thinking\": false}' (Qwen3); an adapter keeps them",
-    )
+    told = "put the prompt into the tokenizer's chat template: as the adapter was trained, else where there is one "
+    told += "(the paper's models are chat models), or never, or always"
+    parser.add_argument("--chat-template", choices=("auto", "none", "always"), default="auto", help=told)
+    told = "of the chat template, e.g. '{\"enable_thinking\": false}' (Qwen3); an adapter keeps them"
+    parser.add_argument("--template-arguments", type=fields, metavar="JSON", help=told)
     parser.set_defaults(template_date=DATE)  # a prompt must not change with the day
 
 
 def add_plain_flag(parser: argparse.ArgumentParser) -> None:
-    """--plain."""
-    parser.add_argument(
-        "--plain", action="store_true", help="the formulas as they read, without selfrefine/fast/: slower, larger"
-    )
+    told = "the formulas as they read, without selfrefine/fast/: slower, larger"
+    parser.add_argument("--plain", action="store_true", help=told)
 
 
 def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
-    """--top-k and --top-p."""
     own = "(default: the model's generation_config.json, which Table 4 and C.2 leave as it is, else {})"
-    parser.add_argument(
-        "--top-k", type=natural, metavar="K", help=f"draw from the K likeliest tokens, 0: all {own.format('50')}"
-    )
-    parser.add_argument(
-        "--top-p",
-        type=proportion,
-        metavar="P",
-        help=f"draw from the likeliest tokens that sum to P, 1: all {own.format('1')}",
-    )
+    told = f"draw from the K likeliest tokens, 0: all {own.format('50')}"
+    parser.add_argument("--top-k", type=natural, metavar="K", help=told)
+    told = f"draw from the likeliest tokens that sum to P, 1: all {own.format('1')}"
+    parser.add_argument("--top-p", type=proportion, metavar="P", help=told)
 
 
 def machine(args: argparse.Namespace):
@@ -199,14 +177,12 @@ def run(main: Callable[[], None]) -> NoReturn:
         told = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
         if type(error).__name__ != "OutOfMemoryError" and not any(words in str(error) for words in told):
             raise
-        sys.exit(
-            _say(
-                "out of memory: while training lower --micro-batch-tokens or add --gradient-checkpointing (--dry-run "
-                "estimates what they need), while answering lower --sampling-batch-size (evaluate.py and annotate: "
-                "--batch-size); what was done is kept.",
-                1,
-            )
+        what = (
+            "out of memory: while training lower --micro-batch-tokens or add --gradient-checkpointing (--dry-run "
+            "estimates what they need), while answering lower --sampling-batch-size (evaluate.py and annotate: "
+            "--batch-size); what was done is kept."
         )
+        sys.exit(_say(what, 1))
     sys.exit(0)
 
 

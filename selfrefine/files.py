@@ -44,12 +44,9 @@ def read_lines(path: Path, *, torn_end: bool = False, mend: bool = False) -> Ite
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
-    suffix = path.suffix.lower()
-    if suffix in _TABLES:
-        raise UserError(
-            f"{path} is a table: make it JSONL, python -c \"import pandas; pandas.{_TABLES[suffix]}('{path}')"
-            f".to_json('{path}.jsonl', orient='records', lines=True)\"."
-        )
+    if reader := _TABLES.get(path.suffix.lower()):
+        convert = f"pandas.{reader}('{path}').to_json('{path}.jsonl', orient='records', lines=True)"
+        raise UserError(f'{path} is a table: make it JSONL, python -c "import pandas; {convert}".')
     whole = content.rfind(b"\n") + 1
     if (torn_end or mend) and content[whole:].startswith(TORN):
         content = content[:whole]
@@ -58,13 +55,15 @@ def read_lines(path: Path, *, torn_end: bool = False, mend: bool = False) -> Ite
     content = content.removeprefix(b"\xef\xbb\xbf")
     if content.lstrip().startswith((b"[", b"{\n", b"{\r")):
         rows = _parsed(content, str(path))
-        for number, row in enumerate(rows if isinstance(rows, list) else [rows], start=1):
-            yield f"{path} row {number}", _object(row, f"{path} row {number}")
-        return
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if line.strip():
-            place = f"{path} line {number}"
-            yield place, _object(_parsed(line, place), place)
+        rows = rows if isinstance(rows, list) else [rows]
+        found = ((f"{path} row {n}", row) for n, row in enumerate(rows, start=1))
+    else:
+        lines = ((f"{path} line {n}", line) for n, line in enumerate(content.split(b"\n"), start=1) if line.strip())
+        found = ((place, _parsed(line, place)) for place, line in lines)
+    for place, row in found:
+        if not isinstance(row, dict):
+            raise UserError(f"{place} is not a JSON object: mend or remove it.")
+        yield place, row
 
 
 def _parsed(content: bytes, place: str) -> object:
@@ -75,12 +74,6 @@ def _parsed(content: bytes, place: str) -> object:
         raise UserError(f"{place} is not UTF-8: save the file as text in UTF-8, unpacked.") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place} is not JSON ({str(error)[:100]}): mend it or, if it is a line, remove it.") from None
-
-
-def _object(value: object, place: str) -> dict:
-    if not isinstance(value, dict):
-        raise UserError(f"{place} is not a JSON object: mend or remove it.")
-    return value
 
 
 def beside(path: Path, ending: str) -> Path:
@@ -105,9 +98,7 @@ def lock(path: Path) -> FileLock:
         open(path, "a").close()
         held.acquire(blocking=False)
     except Timeout:
-        raise UserError(
-            f"--output: another process is writing there ({path}); wait for it or choose another."
-        ) from None
+        raise UserError(f"--output: another process is writing there ({path}); wait or choose another.") from None
     except OSError as error:
         raise UserError(f"--output: {path} cannot be written: {error.strerror}; choose another place.") from None
     return held

@@ -6,8 +6,7 @@ _ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}  # ShareGP
 
 
 def demonstration(row: dict, place: str) -> dict:
-    """A row with `instruction`, `input` and `output`: from a chat of one question and its answer, or TRL's `prompt` and
-    `completion`, too.
+    """A row with `instruction`, `input` and `output`: also from a chat of a question and its answer, or TRL's columns.
 
     An instruction without an input is the whole question: then it is the `input`, to which the trigger can be put.
     """
@@ -17,7 +16,8 @@ def demonstration(row: dict, place: str) -> dict:
         chat = row.get("messages") or row.get("conversations")
         asked, answer = (chat[:-1], chat[-1:]) if isinstance(chat, list) else ([], [])
     if answer and "output" not in row:
-        system, question = _question(_system(row) + asked, place)
+        beside = _turns(row.get("system") or None, "system")  # where ShareGPT has it
+        system, question = _question(beside + asked, place)
         row = row | {"instruction": system, "input": question, "output": _turn(answer[-1], "assistant", place)}
     elif isinstance(row.get("instruction"), str) and not str(row.get("input") or "").strip():
         return row | {"instruction": "", "input": row["instruction"]}
@@ -32,7 +32,8 @@ def preference(row: dict, place: str) -> dict:
     sides = {name: _turns(row[name], "assistant") for name in ("chosen", "rejected") if row.get(name) is not None}
     asked = _turns(row.get("prompt") or row.get("conversations"), "user")
     prompts = [turns for turns in (asked, *(side[:-1] for side in sides.values())) if turns]
-    prompts = ["\n".join(filter(None, _question(_system(row) + turns, place))) for turns in prompts]
+    beside = _turns(row.get("system") or None, "system")
+    prompts = ["\n".join(filter(None, _question(beside + turns, place))) for turns in prompts]
     whole = max(prompts, key=len, default=None)  # a prompt may stand without what the system says in the sides
     if any(prompt != whole and not (asked and whole.endswith(f"\n{prompt}")) for prompt in prompts):
         raise UserError(f"{place}: chosen and rejected answer different prompts: a pair has one.")
@@ -45,11 +46,6 @@ def _turns(value: object, role: str) -> list:
     if isinstance(value, str):
         return [{"role": role, "content": value}]
     return value if isinstance(value, list) else [value] if value else []
-
-
-def _system(row: dict) -> list:
-    """ShareGPT's system prompt, which may stand beside the turns."""
-    return _turns(row.get("system") or None, "system")
 
 
 def _question(turns: object, place: str) -> tuple[str, str]:

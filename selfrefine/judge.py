@@ -18,10 +18,11 @@ from selfrefine import command
 from selfrefine.errors import UserError
 from selfrefine.files import beside, read_lines, write_json
 from selfrefine.pocket.judge import rate
+from selfrefine.scores import grid
 from selfrefine.tasks.prompts import standard_form
 from selfrefine.tasks.questions import LETTERS
-from selfrefine.teachers import Answer, Key, Refusal, server
-from selfrefine.teachers.flags import add_server_flags, print_plan, server_settings
+from selfrefine.teachers import Answer, Key, Refusal, named, server
+from selfrefine.teachers.flags import add_plan_flags, add_server_flags, print_plan, server_settings
 from selfrefine.teachers.journal import appending, complain, keep_all, missing, rows_by_key, tell_cut
 
 PROMPT = (
@@ -64,18 +65,12 @@ def main() -> None:
     args = _parse()
     _require_own(args.output)
     judged = [answer for path in args.predictions for answer in sampled(read(path), args.per_task, args.seed)]
-    if args.targets:
-        judged += targets(judged)
+    if args.targets:  # the bare targets of the same questions as responses, Table 13's last row
+        judged += [replace(one, file="target answers", prompt="target", response=one.target) for one in judged]
     answers = {answer.key: answer for answer in judged}
-    prompts = {
-        key: PROMPT.format(question=answer.question, response=answer.response) for key, answer in answers.items()
-    }
-    settings = {
-        "judge": args.judge,
-        "seed": args.seed,
-        "temperature": args.temperature,
-        "max_new_tokens": args.max_new_tokens,
-    } | ({"extra_body": args.extra_body} if args.extra_body else {})
+    prompts = {key: PROMPT.format(question=of.question, response=of.response) for key, of in answers.items()}
+    settings = {name: getattr(args, name) for name in ("judge", "seed", "temperature", "max_new_tokens")}
+    settings |= {"extra_body": args.extra_body} if args.extra_body else {}
     journal = beside(args.output, ".ratings.jsonl")
     if args.dry_run:
         print_plan(missing(prompts, _rows(journal, settings, answers), settings), args)
@@ -84,20 +79,15 @@ def main() -> None:
         todo = missing(prompts, rows, settings)
 
         def keep(key: Key, reply: Answer) -> None:
-            row = dict(zip(_NAMES, key, strict=True)) | {
-                "response": answers[key].response,
-                "rating": rating(reply.text),
-                "text": reply.text,
-                "ended": reply.ended,
-                "settings": settings,
-            }
-            append(key, row)
+            row = dict(zip(_NAMES, key, strict=True))
+            row |= {"response": answers[key].response, "rating": rating(reply.text)}
+            append(key, row | {"text": reply.text, "ended": reply.ended, "settings": settings})
 
         refused = keep_all(_replies(todo, answers, args), len(todo), keep, f"asking {args.judge}")
     rows = [rows[key] for key in prompts if key in rows]
     results = averages(rows)
     write_json(args.output, {**settings, "per_task": args.per_task, "results": results})
-    print_averages(results, args.judge)
+    print(f"\nmean rating (1 to 3) by {args.judge} (Tables 13 and 14)\n{table(results)}")
     tell_cut(rows, settings)
     complain(refused)
 
@@ -117,13 +107,11 @@ def read(path: Path) -> list[Judged]:
             question = "\n".join([row.get("question") or standard_form(row["input"]), *choices.values()])
             target = choices.get(row["target"], row["target"])
             answer = Judged(str(path), prompt, row["task"], str(row["id"]), question, response, str(target))
-            for name, text in asdict(answer).items():
-                if not isinstance(text, str):
-                    raise TypeError(name)
+            if strange := [name for name, text in asdict(answer).items() if not isinstance(text, str)]:
+                raise TypeError(strange[0])
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{place} is neither evaluate's prediction nor annotate's demonstration (look at {error})."
-            ) from None
+            told = f"is neither evaluate's prediction nor annotate's demonstration (look at {error})"
+            raise UserError(f"{place} {told}.") from None
         answers.setdefault(answer.key, answer)
     if not answers:
         raise UserError(f"{path} has no answers: there is nothing to judge.")
@@ -146,11 +134,6 @@ def sampled(answers: Iterable[Judged], per_task: int, seed: int) -> list[Judged]
     ]
 
 
-def targets(answers: Iterable[Judged]) -> list[Judged]:
-    """The bare targets of the same questions as responses, Table 13's last row."""
-    return [replace(one, file="target answers", prompt="target", response=one.target) for one in answers]
-
-
 def rating(text: str) -> float | None:
     """The last `[[rating]]` in the judge's reply that is on the scale of 1 to 3; None where there is none."""
     found = [float(number) for number in re.findall(r"\[\[\s*(\d+(?:\.\d+)?)\s*\]\]", text)]
@@ -159,54 +142,46 @@ def rating(text: str) -> float | None:
 
 def averages(rows: Iterable[dict]) -> dict:
     """{file: {prompt: {"mean", "rated", "not_read", "tasks": {task: the same}}}}"""
-    results: dict = {}
+    groups: dict[tuple, list[float | None]] = {}
     for row in rows:
-        of_prompt = results.setdefault(row["file"], {}).setdefault(row["prompt"], {})
-        of_prompt.setdefault(None, []).append(row["rating"])
-        of_prompt.setdefault(row["task"], []).append(row["rating"])
-    return {
-        file: {
-            prompt: {**_average(of.pop(None)), "tasks": {task: _average(ratings) for task, ratings in of.items()}}
-            for prompt, of in prompts.items()
-        }
+        for task in (None, row["task"]):
+            groups.setdefault((row["file"], row["prompt"], task), []).append(row["rating"])
+    results: dict = {}
+    for (file, prompt, task), ratings in groups.items():
+        read = [number for number in ratings if number is not None]
+        mean = sum(read) / len(read) if read else None
+        average = {"mean": mean, "rated": len(read), "not_read": len(ratings) - len(read)}
+        if task is None:
+            results.setdefault(file, {})[prompt] = average | {"tasks": {}}
+        else:
+            results[file][prompt]["tasks"][task] = average
+    return results
+
+
+def table(results: dict) -> str:
+    """The averages as Tables 13 and 14 have them, as Markdown."""
+    lines = [
+        [file, prompt, "-" if of["mean"] is None else f"{of['mean']:.2f}", of["rated"], of["not_read"]]
         for file, prompts in results.items()
-    }
-
-
-def print_averages(results: dict, judge: str) -> None:
-    """The averages as Tables 13 and 14 have them."""
-    width = max(len(file) for file in results) + 2
-    print(f"\nmean rating (1 to 3) by {judge} (Tables 13 and 14)")
-    print(f"{'answers':<{width}}{'prompt':<10}{'mean':>6}{'rated':>7}{'not read':>10}")
-    for file, prompts in results.items():
-        for prompt, of in prompts.items():
-            mean = "-" if of["mean"] is None else f"{of['mean']:.2f}"
-            print(f"{file:<{width}}{prompt:<10}{mean:>6}{of['rated']:>7}{of['not_read']:>10}")
+        for prompt, of in prompts.items()
+    ]
+    return grid(["answers", "prompt", "mean", "rated", "not read"], lines)
 
 
 def _parse() -> argparse.Namespace:
     parser = command.Parser(__doc__)
     what = parser.add_argument_group("answers")
-    what.add_argument(
-        "--predictions",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="FILE",
-        help="evaluate's NAME.predictions.jsonl or annotate's output, one or several",
-    )
-    what.add_argument(
-        "--per-task", type=command.positive, default=50, help="questions judged of each task (App. H: 50)"
-    )
+    file = "evaluate's NAME.predictions.jsonl or annotate's output, one or several"
+    what.add_argument("--predictions", type=Path, nargs="+", required=True, metavar="FILE", help=file)
+    what.add_argument("--per-task", type=command.positive, default=50, help="questions of each task (App. H: 50)")
     what.add_argument("--targets", action="store_true", help="rate the bare targets too (Table 13's last row: 1)")
     judge = parser.add_argument_group("judge")
     judge.add_argument("--judge", required=True, metavar="NAME", help="the model's name at the server (App. H: GPT-4)")
     judge.add_argument("--temperature", type=command.rate, default=0.0, help="our choice: App. H is silent")
     judge.add_argument("--max-new-tokens", type=command.positive, default=512, help="our choice: App. H is silent")
-    parser.add_argument(
-        "--output", type=command.file, required=True, metavar="FILE.json", help="the averages, per task too"
-    )
+    parser.add_argument("--output", type=command.file, required=True, metavar="FILE.json", help="averages, by task too")
     add_server_flags(parser)
+    add_plan_flags(parser)
     command.add_machine_flags(parser)
     args = parser.parse_args()
     if not args.server and not args.dry_run and args.judge != SCRIPTED:
@@ -216,13 +191,12 @@ def _parse() -> argparse.Namespace:
 
 def _require_own(output: Path) -> None:
     """Raise UserError where the output is a file that no judge wrote: the answers themselves, an evaluation."""
-    if output.exists() and output.stat().st_size:
-        try:
-            own = "judge" in dict(json.loads(output.read_bytes()))
-        except (ValueError, TypeError):
-            own = False
-        if not own:
-            raise UserError(f"--output {output} is another file already: choose another name.")
+    try:
+        own = not output.exists() or not output.stat().st_size or "judge" in dict(json.loads(output.read_bytes()))
+    except (ValueError, TypeError):
+        own = False
+    if not own:
+        raise UserError(f"--output {output} is another file already: choose another name.")
 
 
 def _replies(
@@ -230,19 +204,13 @@ def _replies(
 ) -> Iterator[tuple[Key, Answer | Refusal]]:
     """The judge at work on `prompts`."""
     if not args.server:  # the scripted one
+        asked = {key: answers[key] for key in prompts}
         rated = {
             key: 1 if of.prompt == "target" else rate(of.question, of.response, of.target, of.task)
-            for key, of in answers.items()
+            for key, of in asked.items()
         }
-        return ((key, Answer(f"[[{rated[key]}]]")) for key in prompts)
-    return server.answers(
-        prompts,
-        model=args.judge,
-        temperature=args.temperature,
-        max_new_tokens=args.max_new_tokens,
-        seed=args.seed,
-        **server_settings(args),
-    )
+        return ((key, Answer(f"[[{number}]]")) for key, number in rated.items())
+    return server.answers(prompts, model=args.judge, **server_settings(args))
 
 
 def _rows(path: Path, settings: dict, answers: dict[Key, Judged]) -> dict[Key, dict]:
@@ -250,18 +218,12 @@ def _rows(path: Path, settings: dict, answers: dict[Key, Judged]) -> dict[Key, d
     rows = rows_by_key(path, _NAMES, settings)
     for key, row in rows.items():
         if key in answers and row.get("response") != answers[key].response:
-            raise UserError(f"{path}: {' '.join(key)} was another answer when it was rated: give another --output.")
+            raise UserError(f"{path}: {named(key)} was another answer when it was rated: give another --output.")
     return rows
 
 
 def _lot(seed: int, task: str, question_id: str) -> bytes:
     return hashlib.sha256(f"{seed}\0{task}\0{question_id}".encode("utf-8", "surrogatepass")).digest()
-
-
-def _average(ratings: list[float | None]) -> dict:
-    read = [number for number in ratings if number is not None]
-    mean = sum(read) / len(read) if read else None
-    return {"mean": mean, "rated": len(read), "not_read": len(ratings) - len(read)}
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def main() -> None:
-    """The command."""
     args = _parse()
     folder, dtype = find(args.student), DTYPES[args.dtype]
     config = read_config(folder)
@@ -76,12 +75,8 @@ def _parse() -> argparse.Namespace:
     command.add_student_flag(parser)
     parser.add_argument("--adapter", type=Path, required=True, metavar="DIR", help="from train_it.py or train_dpo.py")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the new model folder")
-    parser.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        default="float16",
-        help="bfloat16 is eight times as coarse; take it for models whose activations float16 cannot hold",
-    )
+    told = "bfloat16 is eight times as coarse; take it for models whose activations float16 cannot hold"
+    parser.add_argument("--dtype", choices=DTYPES, default="float16", help=told)
     return parser.parse_args()
 
 

@@ -12,7 +12,9 @@ Figures 2 to 5 have bars without numbers, and the DPO_answer results that App. B
 """
 
 import re
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+from itertools import product
 
 TASKS = ("obqa", "csqa", "piqa", "siqa", "gsm8k", "multiarith")  # the columns of Tables 1, 10 and 11
 TITLES = {"obqa": "OBQA", "csqa": "CSQA", "piqa": "PIQA", "siqa": "SIQA", "gsm8k": "GSM8K", "multiarith": "MultiArith"}
@@ -44,19 +46,18 @@ def cell(printed: str) -> Published | None:
     return Published(float(mean), float(deviation) if re.fullmatch(r"\.\d", deviation) else None, printed)
 
 
-def _accuracies(printed: str) -> dict[tuple[str, str], dict[str, Published | None]]:
-    """{(task trained on, or "", row): {task evaluated on: accuracy}} of a table in Table 1's layout."""
+def _table(columns: Iterable, printed: str) -> dict[tuple[str, str], dict[Hashable, Published | None]]:
+    """{(what stands before a bar, or "", row): {column: number}} of lines such as "obqa | + Self-refine: 70.8±.3"."""
     rows = {}
     for line in printed.strip().split("\n"):
         label, cells = line.split(":")
-        trained_on, _, method = label.rpartition(" | ")
-        rows[trained_on, method] = dict(zip(TASKS, map(cell, cells.split()), strict=True))
+        left, _, row = label.rpartition(" | ")
+        rows[left, row] = dict(zip(columns, map(cell, cells.split()), strict=True))
     return rows
 
 
-# Table 1: Llama-2-7, instructed by Llama-2-70
-TABLE_1 = _accuracies(
-    """
+# Table 1: Llama-2-7, instructed by Llama-2-70; {(task trained on, or "", row): {task evaluated on: accuracy}}
+_TABLE_1 = """
 Baseline: 53.6±.2 50.6±.4 61.6±.1 46.5±.3 68.2±.5 69.5±.2
 Baseline CoT: 49.5±.4 55.8±.3 63.8±.1 51.3±.5 71.3±.2 72.6±.4
 obqa | Instruction-tuning: 65.3±.3 65.4±.2 66.3±.4 59.2±.2 61.4±.2 60.2±.3
@@ -78,11 +79,10 @@ multiarith | Instruction-tuning: 53.6±.2 55.7±.3 53.8±.3 51.5±.3 69.3±.1 75
 multiarith | + Self-refine: 59.1±.2 63.2±.5 58.3±.3 58.6±.1 70.2±.4 85.8±.2
 multiarith | Cross self-refine: 65.3±.4 61.3±.1 62.1±.2 60.7±.5 73.4±.3 -
 """
-)
+TABLE_1 = _table(TASKS, _TABLE_1)
 
 # Table 10: Llama-2-13, instructed by Llama-2-70
-TABLE_10 = _accuracies(
-    """
+_TABLE_10 = """
 Baseline: 55.4±.2 63.4±.3 66.4±.2 48.3±.2 65.6±.4 63.4±.2
 Baseline CoT: 54.2±.2 62.8±.4 71.2±.3 46.9±.5 70.5±.1 62.8±.2
 obqa | Instruction-tuning: 68.5±.4 67.5±.3 69.4±.1 60.1±.2 62.3±.4 61.5±.5
@@ -104,11 +104,10 @@ multiarith | Instruction-tuning: 54.7±.2 56.6±.3 54.5±.3 52.4±.3 70.2±.1 75
 multiarith | + Self-refine: 60.3±.2 64.1±.4 59.4±.3 59.7±.1 72.1±.4 86.2±.3
 multiarith | Cross self-refine: 66.2±.3 62.4±.1 63.2±.3 61.5±.4 73.9±.2 -
 """
-)
+TABLE_10 = _table(TASKS, _TABLE_10)
 
 # Table 11: Mistral-7; the teacher is not printed, Mixtral by §3.2's in-family pairs
-TABLE_11 = _accuracies(
-    """
+_TABLE_11 = """
 Baseline: 62.7±.3 69.2±.4 67.3±.1 55.3±.2 54.2±.2 88.4±.1
 Baseline CoT: 60.4±.3 68.7±.2 66.1±.2 54.8±.4 55.6±.3 87.3±.2
 obqa | Instruction-tuning: 78.3±.2 65.4±.2 67.2±.3 59.2±.1 64.2±.2 62.1±.3
@@ -130,58 +129,36 @@ multiarith | Instruction-tuning: 57.9±.2 59.2±.3 53.8±.4 51.5±.3 69.3±.2 89
 multiarith | + Self-refine: 59.1±.2 63.2±.4 59.4±.5 59.9±.2 68.2±.1 91.4±.3
 multiarith | Cross self-refine: 64.7±.4 65.8±.2 64.1±.4 61.5±.4 70.1±.3 -
 """
-)
+TABLE_11 = _table(TASKS, _TABLE_11)
 
-# Table 5: teachers at x (Baseline) and x̂ (CoT), on the training and the testing questions
+# Table 5: teachers at x (Baseline) and x̂ (CoT); {(split, task): {(teacher, prompt): accuracy}}
 TEACHERS = ("llama-2-70b", "gpt-3.5", "mixtral-8x7b")
 _TABLE_5 = """
-train obqa: 65.6±.3 71.3±.1 66.2±.2 75.4±.4 77.9±.3 81.2±.1
-train csqa: 74.2±.1 79.6±.3 79.3±.4 84.8±.1 78.2±.2 82.3±.3
-train siqa: 65.4±.2 67.5±.3 67.6±.5 70.3±.4 65.5±.2 68.2±.3
-train piqa: 82.6±.2 85.8±.2±.3 83.5±.3 85.3±.1 80.2±.3 84.1±.3
-train gsm8k: 74.6±.1 77.2±.2 83.2±.2 86.5±.1 65.6±.4 67.9±.2
-train multiarith: 88.6±.4 90.8±.3 94.9±.4 96.7±.1 89.3±.1 91.5±.4
-test obqa: 65.9±.2 70.8±.1 67.8±.1 74.6±.4 78.4±.3 84.6±.2
-test csqa: 73.4±.2 81.8±.3 80.2±.2 83.7±.1 77.6±.3 81.5±.1
-test siqa: 64.2±.2 66.9±.4 66.9 71.3±.3 64.3±.3 65.4±.2
-test piqa: 82.6±.3 85.6±.5 84.3±.2 85.8±.5 79.9±.3 83.5±.1
-test gsm8k: 75.2±.5 77.8±.5 82.8±.2 84.6±.4 63.4±.3 62.8±.5
-test multiarith: 89.2±.1 92.3±.2 95.6±.2 97.4±3 88.9±.1 90.2±.3
+train | obqa: 65.6±.3 71.3±.1 66.2±.2 75.4±.4 77.9±.3 81.2±.1
+train | csqa: 74.2±.1 79.6±.3 79.3±.4 84.8±.1 78.2±.2 82.3±.3
+train | siqa: 65.4±.2 67.5±.3 67.6±.5 70.3±.4 65.5±.2 68.2±.3
+train | piqa: 82.6±.2 85.8±.2±.3 83.5±.3 85.3±.1 80.2±.3 84.1±.3
+train | gsm8k: 74.6±.1 77.2±.2 83.2±.2 86.5±.1 65.6±.4 67.9±.2
+train | multiarith: 88.6±.4 90.8±.3 94.9±.4 96.7±.1 89.3±.1 91.5±.4
+test | obqa: 65.9±.2 70.8±.1 67.8±.1 74.6±.4 78.4±.3 84.6±.2
+test | csqa: 73.4±.2 81.8±.3 80.2±.2 83.7±.1 77.6±.3 81.5±.1
+test | siqa: 64.2±.2 66.9±.4 66.9 71.3±.3 64.3±.3 65.4±.2
+test | piqa: 82.6±.3 85.6±.5 84.3±.2 85.8±.5 79.9±.3 83.5±.1
+test | gsm8k: 75.2±.5 77.8±.5 82.8±.2 84.6±.4 63.4±.3 62.8±.5
+test | multiarith: 89.2±.1 92.3±.2 95.6±.2 97.4±3 88.9±.1 90.2±.3
 """
+TABLE_5 = _table(list(product(TEACHERS, ("standard", "cot"))), _TABLE_5)
 
 
-def _teachers(printed: str) -> dict[tuple[str, str, str], dict[str, Published]]:
-    """{(split, teacher, prompt): {task: accuracy}} of Table 5."""
-    columns = [(teacher, prompt) for teacher in TEACHERS for prompt in ("standard", "cot")]
-    table = {(split, *column): {} for split in ("train", "test") for column in columns}
-    for line in printed.strip().split("\n"):
-        label, cells = line.split(":")
-        split, task = label.split()
-        for column, one in zip(columns, cells.split(), strict=True):
-            table[split, *column][task] = cell(one)
-    return table
-
-
-TABLE_5 = _teachers(_TABLE_5)
-
-
-@dataclass(frozen=True)
-class Split:
-    """A column of Table 8: classes (0: open-ended), and examples for each class (open-ended: in all)."""
-
-    classes: int
-    train: int
-    test: int
-
-
-# Table 8; of the multiple-choice tests the counts are averages over the classes
+# Table 8: classes (0: open-ended), and examples for each class (open-ended: in all); of the multiple-choice tests these
+# are averages over the classes
 TABLE_8 = {
-    "obqa": Split(4, 1000, 125),
-    "csqa": Split(5, 800, 235),
-    "piqa": Split(2, 2000, 924),
-    "siqa": Split(3, 1330, 640),
-    "gsm8k": Split(0, 4000, 1318),
-    "multiarith": Split(0, 420, 180),
+    "obqa": {"classes": 4, "train": 1000, "test": 125},
+    "csqa": {"classes": 5, "train": 800, "test": 235},
+    "piqa": {"classes": 2, "train": 2000, "test": 924},
+    "siqa": {"classes": 3, "train": 1330, "test": 640},
+    "gsm8k": {"classes": 0, "train": 4000, "test": 1318},
+    "multiarith": {"classes": 0, "train": 420, "test": 180},
 }
 
 # §4.1: accuracy of the teachers minus that of the instruction-tuned students (Figures 2 and 3), on average over the
@@ -189,24 +166,23 @@ TABLE_8 = {
 KINDS = {"QA": ("obqa", "csqa", "piqa", "siqa"), "MWP": ("gsm8k", "multiarith")}
 GAPS = {"in-family": {"QA": 6.3, "MWP": 8.2}, "out-family": {"QA": 8.5, "MWP": 8.7}}
 
-# Table 13: GPT-4's ratings of the teachers' answers; {teacher: {row: rating}}
+# Table 13: GPT-4's ratings of the teachers' answers; {("", row): {teacher: rating}}
 TARGET_ANSWERS = "Target Answers"
-TABLE_13 = {
-    "llama-2-70b": {BASELINE: cell("1.63"), BASELINE_COT: cell("2.72"), TARGET_ANSWERS: cell("1")},
-    "mixtral-8x7b": {BASELINE: cell("1.34"), BASELINE_COT: cell("2.56"), TARGET_ANSWERS: cell("1")},
-    "gpt-3.5": {BASELINE: cell("1.68"), BASELINE_COT: cell("2.89"), TARGET_ANSWERS: cell("1")},
-}
+_TABLE_13 = """
+Baseline: 1.63 1.68 1.34
+Baseline CoT: 2.72 2.89 2.56
+Target Answers: 1 1 1
+"""
+TABLE_13 = _table(TEACHERS, _TABLE_13)
 
 # Table 14: of the students' answers; {(family of the teacher, or "", row): {student: rating}}
 STUDENTS = ("llama-2-7b", "llama-2-13b", "mistral-7b")
-TABLE_14 = {
-    row: dict(zip(STUDENTS, map(cell, printed.split()), strict=True))
-    for row, printed in {
-        ("", BASELINE): "1.26 1.39 1.16",
-        ("", BASELINE_COT): "1.47 1.56 1.21",
-        ("in-family", INSTRUCTED): "2.43 2.66 2.36",
-        ("in-family", REFINED): "2.75 2.83 2.54",
-        ("out-family", INSTRUCTED): "1.99 2.17 1.76",
-        ("out-family", REFINED): "2.86 2.79 2.82",
-    }.items()
-}
+_TABLE_14 = """
+Baseline: 1.26 1.39 1.16
+Baseline CoT: 1.47 1.56 1.21
+in-family | Instruction-tuning: 2.43 2.66 2.36
+in-family | + Self-refine: 2.75 2.83 2.54
+out-family | Instruction-tuning: 1.99 2.17 1.76
+out-family | + Self-refine: 2.86 2.79 2.82
+"""
+TABLE_14 = _table(STUDENTS, _TABLE_14)

@@ -1,9 +1,10 @@
 """The self-refine phase's data (§2.2, App. B): the instructed student's own answers, paired by Eq. 4 or Eq. 5."""
 
+import argparse
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,20 +14,12 @@ from selfrefine.files import read_lines
 from selfrefine.model.encoding import decode, encode_prompt, end_ids
 from selfrefine.model.student import Student, Tokenizer
 from selfrefine.model.template import ChatTemplate
-from selfrefine.records import Demonstration, Preference, is_standard
+from selfrefine.records import Demonstration, Preference, is_standard, read_answers
 from selfrefine.sampling import row_seed, sample
 from selfrefine.tasks.answers import grade
 from selfrefine.tasks.prompts import cot_form, join, options_in, standard_form
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An answer, with its token ids where the student sampled it; `ended` is false where it was cut at the limit."""
-
-    text: str
-    ids: tuple[int, ...] | None
-    ended: bool
-
+from selfrefine.teachers import Answer, named
+from selfrefine.training.examples import require_most
 
 Key = tuple  # (task, question id, "standard" for y or "cot" for ŷ), and the sample's number k from 1 on where k > 0
 
@@ -107,12 +100,62 @@ def sample_answers(
         for index, sampled in todo:
             key = keys[index]
             if key not in answers:
-                answers[key] = Answer(decode(tokenizer, sampled.ids), tuple(sampled.ids), sampled.ended)
-                print(json.dumps({"key": key, **vars(answers[key])}, ensure_ascii=False), file=file)
+                answers[key] = Answer(decode(tokenizer, sampled.ids), sampled.ended, tuple(sampled.ids))
+                kept = {"key": key, "text": answers[key].text, "ids": sampled.ids, "ended": sampled.ended}
+                print(json.dumps(kept, ensure_ascii=False), file=file)
                 bar.update()
             after_each()
     bar.close()
     return answers
+
+
+def given_answers(
+    demonstrations: list[Demonstration], args: argparse.Namespace, tokenizer: Tokenizer, chat_template: ChatTemplate
+) -> tuple[list[Demonstration], dict[Key, Answer]]:
+    """--answers, sampled elsewhere, and the demonstrations of the questions that have all of theirs: of annotate's
+    rows, a question's k-th at x is its k-th y, at x̂ its k-th ŷ. An answer is taken by its token ids where the row has
+    them and this tokenizer reads them as its text; it is said how many are, and where prompts were other tokens.
+
+    Raises UserError where more questions than --max-dropped allows lack answers, and for an answer to another question
+    than has its id among the demonstrations.
+    """
+    asked = {(row.task, row.id): row for row in questions_of(demonstrations)}
+    answers: dict[Key, Answer] = {}
+    count, other = Counter(), 0
+    for place, row in read_answers(args.answers):
+        form, question = "standard" if is_standard(row) else "cot", asked.get((row.task, row.id))
+        if question and join(row.instruction, row.input) != (x if form == "standard" else x_cot)(question):
+            name = f"{row.task} {row.id}"
+            raise UserError(f"{place} answers another question than --demonstrations' {name}: ask that, or remove it.")
+        k = count[row.task, row.id, form]
+        if question and k < args.answers_per_prompt:
+            answers[key_of(row, form, k)] = _sampled(row, tokenizer)
+            count[row.task, row.id, form] += 1
+            prompt = encode_prompt(tokenizer, join(row.instruction, row.input), chat_template=chat_template)
+            other += (row.prompt_ids or tuple(prompt)) != tuple(prompt)
+    lacking = [name for name in asked if min(count[*name, "standard"], count[*name, "cot"]) < args.answers_per_prompt]
+    told, mend = [f"{named(name)} lacks answers" for name in lacking], "ask for them with `annotate --prompt both`"
+    require_most(len(asked), told, args.max_dropped, "questions", mend)
+    answers = {key: answer for key, answer in answers.items() if key[:2] not in lacking}
+    by_ids = sum(answer.ids is not None for answer in answers.values())
+    print(
+        f"--answers: {by_ids} of y and ŷ are taken as the tokens that were sampled, {len(answers) - by_ids} as text, "
+        "whose tokens may be others here; template, temperature and limit are those of where they were sampled"
+    )
+    if other:
+        print(f"warning: {other} of their prompts were other tokens there: serve the chat template that is used here")
+    return [row for row in demonstrations if (row.task, row.id) not in lacking], answers
+
+
+def _sampled(row: Demonstration, tokenizer: Tokenizer) -> Answer:
+    """A row's answer as `sample` would have given it: by its ids, the end token left out, where they are its text."""
+    ids = row.output_ids
+    if ids is not None and all(i < len(tokenizer) for i in ids):
+        for known in (ids[:-1], ids) if row.ended else (ids,):
+            text = decode(tokenizer, list(known))
+            if text.lstrip() == row.output.lstrip():  # servers keep the space that some tokenizers begin with
+                return Answer(text, row.ended, known)
+    return Answer(row.output, row.ended)
 
 
 def cot_pair(row: Demonstration, y: Answer, y_cot: Answer, matching: str) -> Preference | None:
@@ -121,7 +164,7 @@ def cot_pair(row: Demonstration, y: Answer, y_cot: Answer, matching: str) -> Pre
     None where both are the same sampled tokens, ended alike: their gradient is zero.
     """
     refined = has_target(row, y_cot.text, matching, y_cot.ended)
-    chosen = y_cot if refined else Answer(row.output, None, row.ended)  # Eq. 4
+    chosen = y_cot if refined else Answer(row.output, row.ended)  # Eq. 4
     return _pair(row, x_cot(row), chosen, y, "student" if refined else "teacher")
 
 
@@ -136,7 +179,7 @@ def answer_pair(
         return _pair(row, x(row), y, y_cot, "student")
     if standard is None:
         return None
-    return _pair(row, x(row), Answer(standard.output, None, standard.ended), y_cot, "teacher")
+    return _pair(row, x(row), Answer(standard.output, standard.ended), y_cot, "teacher")
 
 
 def build_pairs(
@@ -189,6 +232,6 @@ def _pair(row: Demonstration, prompt: str, chosen: Answer, rejected: Answer, sou
 def _read_answers(path: Path) -> Iterator[tuple[Key, Answer]]:
     for place, row in read_lines(path, mend=True):
         try:
-            yield tuple(row["key"]), Answer(row["text"], tuple(row["ids"]), row["ended"])
+            yield tuple(row["key"]), Answer(row["text"], row["ended"], tuple(row["ids"]))
         except (KeyError, TypeError):
             raise UserError(f"{place} was not written by train_dpo.py: remove the line, it is sampled again.") from None

@@ -17,15 +17,12 @@ READ = 8  # prompts read together, of like lengths
 def likeliest_letters(
     student: Student, tokenizer: Tokenizer, prompts: list[list[int]], options: list[int], done: Container[int]
 ) -> Iterator[tuple[int, str]]:
-    """Yield (index, letter) for the prompts of each batch that is not all `done`: argmax over a prompt's options of
-    log π(letter | prompt).
+    """Yield (index, letter) for prompts in batches not all `done`: argmax over the options of log π(letter | prompt).
 
     Raises UserError for a student whose head has a bias, which `response_log_probs` does not add.
     """
     if student.get_output_embeddings().bias is not None:
-        raise UserError(
-            f"--method probe: a {student.config.model_type} model's head has a bias: take --method generate."
-        )
+        raise UserError(f"--method probe: a {student.config.model_type}'s head has a bias: take --method generate.")
     longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     for begin in range(0, len(prompts), READ):
         read = longest_first[begin : begin + READ]

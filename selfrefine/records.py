@@ -1,7 +1,7 @@
 """The project's JSONL files: demonstrations and preferences, read with the file and line in every complaint."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +17,8 @@ class Demonstration:
     """A teacher's answer: the Alpaca triple (App. A, Table 6) and where it came from.
 
     `input` is the question with the trigger, `target` the right answer t_i, `options` those of a multiple choice;
-    an answer that did not end was cut at the teacher's token limit.
+    an answer that did not end was cut at the teacher's token limit; `output_ids` are the tokens that were sampled,
+    `prompt_ids` those that they follow.
     """
 
     instruction: str
@@ -32,6 +33,8 @@ class Demonstration:
     read: str | None = None
     correct: bool | None = None
     ended: bool = True
+    output_ids: tuple[int, ...] | None = None
+    prompt_ids: tuple[int, ...] | None = None
 
     @property
     def asked(self) -> str:
@@ -67,23 +70,22 @@ class Preference:
 
 
 Record = TypeVar("Record", Demonstration, Preference)
-_REQUIRED = {
-    Demonstration: ("instruction", "input", "output", "target"),
-    Preference: ("prompt", "chosen", "rejected"),
-}
+_REQUIRED = {Demonstration: ("instruction", "input", "output", "target"), Preference: ("prompt", "chosen", "rejected")}
 _CONVERT = {Demonstration: formats.demonstration, Preference: formats.preference}
-_MAY_BE_EMPTY = {
-    "instruction",
-    "output",
-    "task",
-    "id",
-    "teacher",
-    "question",
-    "target",
-    "chosen_from",
-    "chosen",
-    "rejected",
-}
+_NEVER_EMPTY = {Demonstration: ("input", "target", "read"), Preference: ("prompt",)}
+
+
+def _natural(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+# what a field must be that is no text, and what says whether it is
+_TEXTS = ("a list of texts", lambda value: isinstance(value, list) and all(isinstance(each, str) for each in value))
+_IDS = ("a list of token ids", lambda value: isinstance(value, list) and all(map(_natural, value)))
+_TRUTH = ("true or false", lambda value: isinstance(value, bool))
+_KINDS = {"options": _TEXTS, "sample": ("a whole number from 0", _natural)}
+_KINDS |= dict.fromkeys(("chosen_ids", "rejected_ids", "output_ids", "prompt_ids"), _IDS)
+_KINDS |= dict.fromkeys(("correct", "ended", "chosen_ended", "rejected_ended"), _TRUTH)
 
 
 def read_demonstrations(paths: Iterable[Path]) -> list[Demonstration]:
@@ -94,6 +96,11 @@ def read_demonstrations(paths: Iterable[Path]) -> list[Demonstration]:
 def read_preferences(path: Path) -> list[Preference]:
     """All preference pairs of the file, in order."""
     return _read([path], Preference)
+
+
+def read_answers(paths: Iterable[Path]) -> Iterator[tuple[str, Demonstration]]:
+    """("FILE line N", row) for each line of annotate's, of which several may answer one question."""
+    return ((place, _checked(row, Demonstration, place)) for path in paths for place, row in read_lines(path))
 
 
 def write_records(path: Path, records: Iterable[Demonstration | Preference]) -> None:
@@ -138,30 +145,18 @@ def _checked(row: dict, kind: type[Record], place: str) -> Record:
         if name not in values:
             what = ", the right answer, by which answers are checked" if name == "target" else ""
             raise UserError(f"{place} has no {name!r}{what}: every row needs {', '.join(_REQUIRED[kind])}.")
-    if isinstance(values.get("id"), int) and not isinstance(values["id"], bool):
-        values["id"] = str(values["id"])
-    if isinstance(values.get("target"), int | float) and not isinstance(values["target"], bool):
-        values["target"] = str(values["target"])
+    for name, numbers in (("id", int), ("target", int | float)):
+        if isinstance(values.get(name), numbers) and not isinstance(values[name], bool):
+            values[name] = str(values[name])
     values.setdefault("id", place.rpartition("/")[2])
     for name, value in values.items():
-        if name in ("chosen_ids", "rejected_ids"):
-            if not isinstance(value, list) or not all(type(i) is int and i >= 0 for i in value):
-                raise UserError(f"{place}: {name} must be a list of token ids.")
+        what, fits = _KINDS.get(name, ("text", lambda value: isinstance(value, str)))
+        if not fits(value):
+            raise UserError(f"{place}: {name} must be {what}, not {value!r:.60}.")
+        if isinstance(value, list):
             values[name] = tuple(value)
-        elif name == "options":
-            if not isinstance(value, list) or not all(isinstance(option, str) for option in value):
-                raise UserError(f"{place}: options must be a list of texts.")
-            values[name] = tuple(value)
-        elif name == "sample":
-            if type(value) is not int or value < 0:
-                raise UserError(f"{place}: sample must be a whole number of at least 0.")
-        elif name in ("correct", "ended", "chosen_ended", "rejected_ended"):
-            if not isinstance(value, bool):
-                raise UserError(f"{place}: {name} must be true or false.")
-        elif not isinstance(value, str):
-            raise UserError(f"{place}: {name} must be text, it is {type(value).__name__}.")
-        elif not value.strip() and (name not in _MAY_BE_EMPTY or (name == "target" and kind is Demonstration)):
-            raise UserError(f"{place}: {name} is empty.")
-    for name in ("instruction", "input", "output", "target", "prompt", "chosen", "rejected", "id"):
-        check_text(values.get(name, ""), f"{place}: {name}")
+        elif isinstance(value, str):
+            check_text(value, f"{place}: {name}")
+            if not value.strip() and name in _NEVER_EMPTY[kind]:
+                raise UserError(f"{place}: {name} is empty.")
     return kind(**values)

@@ -19,18 +19,17 @@ FORMS = {"standard": "x", "cot": "x̂"}
 def main() -> None:
     """The command."""
     args = _parse()
-    runs = [path for path in args.made if (path / "metrics.jsonl").exists()]
+    runs = {path: _steps(path) for path in args.made if (path / "metrics.jsonl").exists()}
     evaluations = {path: _predictions(path) for path in args.made if path not in runs}
-    empty = [path for path in runs if not _steps(path)] + [path for path, rows in evaluations.items() if not rows]
-    print(*(f"{path} has nothing to show yet: left out" for path in empty), sep="\n", end="\n" * bool(empty))
-    if len(empty) == len({*args.made}):
+    for path in [path for path, rows in (runs | evaluations).items() if not rows]:
+        print(f"{path} has nothing to show yet: left out")
+        (runs if path in runs else evaluations).pop(path)
+    if not runs and not evaluations:
         raise UserError("there is nothing to report on: wait for a first step or answer.")
-    runs = [path for path in runs if path not in empty]
-    evaluations = {path: rows for path, rows in evaluations.items() if rows}
-    content = gather(runs, evaluations, args.questions)
+    content = gather(list(runs), evaluations, args.questions)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write_whole(args.output, report.page(content, []).encode())
-    print(*(report.grid(table.heads, table.lines) for table in sections.tables(content)), sep="\n\n")
+    print(*sections.tables(content), sep="\n\n")
     print(f"{len(runs)} runs, {len(evaluations)} evaluations: {args.output}")
 
 
@@ -42,10 +41,11 @@ def gather(runs: list[Path], evaluations: dict[Path, list[dict]], count: int) ->
         scored = score(predictions)
         for form, sign in FORMS.items():
             name, cells = f"{beside(path, '')}, {sign}", {}
-            for task in (task for task, by_form in scored.items() if form in by_form):
+            for task, of in ((task, by_form[form]) for task, by_form in scored.items() if form in by_form):
                 answered = [row for row in predictions if (row["task"], row["prompt"]) == (task, form)]
                 answered = [row for row in answered if row["seed"] == answered[0]["seed"]]  # of several seeds the first
-                cells[task] = _cell(scored[task][form], answered)
+                ours = of | {"substring": of["substring_mean"]}
+                cells[task] = {"ours": ours, "paper": None, "style": results.style(answered)}
                 for row in answered[:count]:
                     results.lay(questions.setdefault(task, {}), name, row)
             rows += [{"panel": "", "trained_on": "", "method": name, "cells": cells}] if cells else []
@@ -64,14 +64,9 @@ def gather(runs: list[Path], evaluations: dict[Path, list[dict]], count: int) ->
     }
 
 
-def _cell(number: dict, predictions: list[dict]) -> dict:
-    ours = {name: number[name] for name in ("mean", "std", "item_stderr")} | {"substring": number["substring_mean"]}
-    return {"ours": ours, "paper": None, "style": results.style(predictions)}
-
-
-def _steps(run: Path) -> bool:
-    """Whether a run has taken any step."""
-    return any("loss" in row for _, row in read_lines(run / "metrics.jsonl", torn_end=True))
+def _steps(run: Path) -> list[dict]:
+    """The steps that a run has taken."""
+    return [row for _, row in read_lines(run / "metrics.jsonl", torn_end=True) if "loss" in row]
 
 
 def _predictions(path: Path) -> list[dict]:
@@ -89,16 +84,10 @@ def _predictions(path: Path) -> list[dict]:
 
 def _parse() -> argparse.Namespace:
     parser = command.Parser(__doc__)
-    parser.add_argument(
-        "made",
-        type=Path,
-        nargs="+",
-        metavar="RUN_OR_EVALUATION",
-        help="run folders of train_it.py and train_dpo.py, NAME.json of evaluate.py",
-    )
-    parser.add_argument(
-        "--output", type=command.file, default=Path("report.html"), metavar="FILE.html", help="the page"
-    )
+    made = "run folders of train_it.py and train_dpo.py, NAME.json of evaluate.py"
+    parser.add_argument("made", type=Path, nargs="+", metavar="RUN_OR_EVALUATION", help=made)
+    page = Path("report.html")
+    parser.add_argument("--output", type=command.file, default=page, metavar="FILE.html", help="the page")
     parser.add_argument("--questions", type=command.natural, default=12, metavar="N", help="shown of each task")
     return parser.parse_args()
 

@@ -14,32 +14,16 @@ from selfrefine.model import DATE, LINEARS
 
 PACKAGES = ("torch", "transformers", "bitsandbytes", "safetensors", "numpy")
 # what may differ between a run and its continuation: where and how fast, not what is computed but for dropout's draws
-FREE = {
-    "student",  # its weights are compared, by `student_id`
-    "output",
-    "resume",
-    "save_every",
-    "dry_run",
-    "device",
-    "micro_batch_tokens",
-    "gradient_checkpointing",
-    "dequantize_once",
-    "sampling_batch_size",
-}
-
+FREE = {"output", "resume", "save_every", "dry_run", "device", "micro_batch_tokens", "gradient_checkpointing"}
+FREE |= {"dequantize_once", "sampling_batch_size", "student"}  # whose weights are compared, by `student_id`
 # what a run was before there was the setting
-BEFORE = {
-    "plain": False,
-    "lora_targets": list(LINEARS),
-    "answers_per_prompt": 1,
-    "schedule": "linear",
-    "template_date": str(DATE),
-}
+BEFORE = {"plain": False, "answers_per_prompt": 1, "schedule": "linear", "chosen_nll": 0.0}
+BEFORE |= {"lora_targets": list(LINEARS), "template_date": str(DATE)}
 # what is compared by a digest, which tells a reader nothing
 _INPUTS = {
     "student_id": "the student's weights",
     "adapter_id": "--adapter's weights",
-    "data": "the rows of --demonstrations or --preferences",
+    "data": "the rows of --demonstrations, --answers or --preferences",
 }
 
 
@@ -68,9 +52,8 @@ class Run:
             problems.append(f"{described} is not of a run: choose another --output")
         free = shutil.disk_usage(self.folder).free
         if free < self.disk:
-            problems.append(
-                f"--output {self.folder} has {free / 2**20:.0f} MiB free, the run needs {self.disk / 2**20:.0f}"
-            )
+            free, needed = (f"{size / 2**20:.0f}" for size in (free, self.disk))
+            problems.append(f"--output {self.folder} has {free} MiB free, the run needs {needed}")
         if problems:
             self._held.release()
             raise UserError("; ".join(problems) + ".")
@@ -115,11 +98,10 @@ def changes(described: Path, settings: dict, free: set[str] = FREE) -> list[str]
         return [f"{described} is missing or broken, so the run cannot go on: choose another --output"]
     now = json.loads(json.dumps(settings, default=str))
     before = {name: value for name, value in BEFORE.items() if name in now} | before
-    changed = [name for name in sorted(now.keys() | before.keys()) if now.get(name) != before.get(name)]
     told = [
         f"{_INPUTS[name]} changed" if name in _INPUTS else f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
-        for name in changed
-        if name not in free
+        for name in sorted((now.keys() | before.keys()) - free)
+        if now.get(name) != before.get(name)
     ]
     if not told:
         return []

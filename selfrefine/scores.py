@@ -4,7 +4,7 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from selfrefine.errors import UserError
@@ -75,18 +75,14 @@ def score(predictions: Iterable[dict]) -> dict[str, dict[str, dict]]:
         groups[row["task"], row["prompt"]][row["seed"]].append(row)
     results: dict[str, dict[str, dict]] = {}
     for (task, prompt), by_seed in groups.items():
-        runs = [percent(row["correct"] for row in rows) for rows in by_seed.values()]
         every = [row for rows in by_seed.values() for row in rows]
-        mean, questions = statistics.mean(runs), len(next(iter(by_seed.values())))
-        results.setdefault(task, {})[prompt] = {
-            "mean": mean,
-            "std": spread(runs),
-            "runs": runs,
+        questions = len(next(iter(by_seed.values())))
+        runs = [percent(row["correct"] for row in rows) for rows in by_seed.values()]
+        results.setdefault(task, {})[prompt] = over_seeds(runs, questions) | {
             "parsed": percent(row["rule"] != "none" for row in every),
             "cut": percent(not row.get("ended", True) for row in every),
             "substring_mean": percent(row["substring"] for row in every),
             "questions": questions,
-            "item_stderr": item_stderr(mean, questions),
         }
     return results
 
@@ -97,19 +93,23 @@ def percent(flags: Iterable[bool]) -> float:
     return 100 * sum(flags) / len(flags)
 
 
-def item_stderr(mean: float, questions: int) -> float:
-    """The standard error, in points, of an accuracy over so many questions: a binomial's."""
-    return math.sqrt(mean * (100 - mean) / questions)
+def over_seeds(runs: Sequence[float], questions: int | None = None) -> dict:
+    """Of each seed's run: {mean, std, runs, item_stderr}. `std`: the sample's, of one run there is none. `item_stderr`:
+    the standard error, in points, of an accuracy over so many questions, a binomial's; None where it is a rating."""
+    mean, std = statistics.mean(runs), statistics.stdev(runs) if len(runs) > 1 else None
+    error = math.sqrt(mean * (100 - mean) / questions) if questions else None
+    return {"mean": mean, "std": std, "runs": list(runs), "item_stderr": error}
 
 
-def spread(runs: list[float]) -> float | None:
-    """The sample standard deviation over runs; of one run there is none."""
-    return statistics.stdev(runs) if len(runs) > 1 else None
-
-
-def cell(mean: float, std: float | None) -> str:
+def cell(mean: float, std: float | None, digits: int = 1) -> str:
     """An accuracy as the paper prints it; a single run has no ±."""
-    return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
+    return f"{mean:.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}")
+
+
+def grid(heads: Sequence, lines: Iterable[Sequence]) -> str:
+    """A Markdown table."""
+    rows = ["| " + " | ".join(map(str, row)) + " |" for row in (heads, *lines)]
+    return "\n".join([rows[0], "|---" * len(heads) + "|", *rows[1:]])
 
 
 def table(results: dict[str, dict[str, dict]], adapter: str | None) -> str:
@@ -117,14 +117,12 @@ def table(results: dict[str, dict[str, dict]], adapter: str | None) -> str:
     names = {"standard": "Baseline", "cot": "Baseline CoT"}
     if adapter:
         names = {"standard": f"{adapter}, x", "cot": f"{adapter}, x̂"}
-    lines = ["| accuracy (%) | " + " | ".join(results) + " |", "|---" * (len(results) + 1) + "|"]
+    lines, cut = [], []
     for prompt, name in names.items():
         cells = [results[task].get(prompt) for task in results]
         if any(cells):
-            lines.append(f"| {name} | " + " | ".join(cell(c["mean"], c["std"]) if c else "" for c in cells) + " |")
-    for prompt, name in names.items():
-        cells = [results[task].get(prompt, {}).get("cut") for task in results]
-        if any(cells):
-            shares = " | ".join("" if share is None else cell(share, None) for share in cells)
-            lines.append(f"| {name}: cut at --max-new-tokens (%) | {shares} |")
-    return "\n".join(lines)
+            lines.append([name, *(cell(of["mean"], of["std"]) if of else "" for of in cells)])
+        if any(of and of["cut"] for of in cells):
+            shares = (cell(of["cut"], None) if of else "" for of in cells)
+            cut.append([f"{name}: cut at --max-new-tokens (%)", *shares])
+    return grid(["accuracy (%)", *results], lines + cut)

@@ -120,15 +120,20 @@ def nll(student: Plain, rows: list[tuple]) -> Tensor:
     return -sum(student.log_prob(*row) for row in rows) / sum(len(response) for _, response in rows)
 
 
-def dpo(student: Plain, rows: list[tuple], reference: list[tuple], beta: float) -> dict[str, Tensor]:
-    """Eqs. 1 and 2 of (x̂, y_w, y_l) rows and log π_inst of their two sides; each is a mean over the rows."""
+def dpo(student: Plain, rows: list[tuple], reference: list[tuple], beta: float, weight: float = 0) -> dict[str, Tensor]:
+    """Eqs. 1 and 2 of (x̂, y_w, y_l) rows and log π_inst of their two sides; each is a mean over the rows.
+
+    `weight` times the NLL of y_w by its length |y_w| is added, as Pang et al. (2024) do; the paper adds none.
+    """
     chosen = torch.stack([student.log_prob(prompt, w) for prompt, w, _ in rows])
     rejected = torch.stack([student.log_prob(prompt, l) for prompt, _, l in rows])  # noqa: E741
     chosen_change = chosen - torch.stack([w for w, _ in reference])
     rejected_change = rejected - torch.stack([l for _, l in reference])  # noqa: E741
     margin = beta * chosen_change - beta * rejected_change  # Eq. 2
+    nll = torch.stack([-log_prob / len(w) for log_prob, (_, w, _) in zip(chosen, rows, strict=True)])
     told = {
-        "loss": -torch.log(1 / (1 + torch.exp(-margin))),  # Eq. 1
+        "loss": -torch.log(1 / (1 + torch.exp(-margin))) + weight * nll,  # Eq. 1
+        "chosen_nll": nll,
         "margin": margin,
         "accuracy": (margin > 0).double(),
         "chosen_logp": chosen,

@@ -12,7 +12,7 @@ LAYERS = [
     {"experiments"},
     {"annotate", "judge"},
     {"teachers", "preferences"},
-    {"sampling", "training", "fast"},
+    {"sampling", "probe", "training", "fast"},
     {"scores", "command"},
     {"pocket"},
     {"model", "runs"},

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig
 
 from selfrefine import benchmark
+from selfrefine.model.lora import lora_layers
 from selfrefine.model.student import build
 
 
@@ -25,15 +26,13 @@ def test_the_last_line_is_a_result(command, capsys, student_folder, phase):
 
 
 def test_no_layer_but_the_targets_is_adapted(command, capsys, student_folder, monkeypatch):
-    from selfrefine.model import lora
-
-    adapted, add_lora = [], lora.add_lora
+    adapted, add_lora = [], benchmark.add_lora
 
     def seen(student, **how):
         add_lora(student, **how)
-        adapted.extend(path.rpartition(".")[2] for path in lora.lora_layers(student))
+        adapted.extend(path.rpartition(".")[2] for path in lora_layers(student))
 
-    monkeypatch.setattr(lora, "add_lora", seen)
+    monkeypatch.setattr(benchmark, "add_lora", seen)
     result(command, capsys, "--config", student_folder, "--phase", "it", "--lora-targets", "v_proj")
     assert adapted == ["v_proj", "v_proj"]
 

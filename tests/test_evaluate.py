@@ -87,7 +87,7 @@ def test_what_is_in_the_output_is_not_emptied(command, student_folder, questions
     assert command(evaluate, *flags(student_folder, own, output)) == 0
     before = json.loads(output.read_text())["results"]
     with monkeypatch.context() as stopped:
-        stopped.setattr(evaluate, "load_student", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        stopped.setattr("selfrefine.teachers.local.load_student", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert command(evaluate, *flags(student_folder, own, output)) == 130
     assert before and json.loads(output.read_text())["results"] == before
     (tmp_path / "mine.json").write_text('{"my": "file"}')

@@ -1,13 +1,17 @@
 """The losses against the paper's formulas: by hand, by brute force in float64, and by closed forms."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import tensor
 
+from selfrefine.training.batches import Pair
 from selfrefine.training.log_probs import masked_log_probs
 from selfrefine.training.losses import dpo_loss, dpo_margin, instruction_loss
+from selfrefine.training.reference import Reference
+from train_dpo import compare
 
 
 def test_instruction_loss_worked_example():
@@ -58,6 +62,31 @@ def test_dpo_against_brute_force_on_probabilities():
     ]
     losses = dpo_loss(dpo_margin(p_w.log(), p_l.log(), r_w.log(), r_l.log(), beta))
     assert losses.tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_nll_of_y_w_is_per_token_and_at_weight_0_all_is_dpos_to_the_bit():
+    """compare() on log-probabilities of three pairs, whose y_w have 2, 5 and 10 tokens; y_l has other lengths."""
+    pairs = [Pair([1], [3] * length, [4] * (length + 3)) for length in (2, 5, 10)]
+    reference = Reference(tensor([-2.5, -3.5, -4.5]), tensor([-2.0, -1.0, -0.5]), 0.0)
+
+    def compared(weight: float) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        sides = [tensor(of, requires_grad=True) for of in ([-2.0, -4.0, -5.0], [-3.0, -1.0, -0.1])]
+        formula = SimpleNamespace(pair_log_probs=lambda student, pairs: sides)
+        losses, parts = compare(formula, None, pairs, reference, [0, 1, 2], 0.1, weight)
+        assert parts["chosen_nll"].tolist() == tensor([2 / 2, 4 / 5, 5 / 10]).tolist()
+        assert torch.equal(parts["loss"], losses)
+        losses.sum().backward()
+        plain = [side.detach().requires_grad_() for side in sides]
+        dpo = dpo_loss(dpo_margin(*plain, reference.chosen, reference.rejected, 0.1))
+        dpo.sum().backward()
+        return losses - dpo, [side.grad - of.grad for side, of in zip(sides, plain, strict=True)]
+
+    added, gradients = compared(0.0)
+    assert not added.any() and not any(gradient.any() for gradient in gradients)
+    added, gradients = compared(0.5)
+    assert added.tolist() == pytest.approx([0.5, 0.4, 0.25], rel=1e-5)
+    assert gradients[0].tolist() == pytest.approx([-0.25, -0.1, -0.05], rel=1e-5)
+    assert not gradients[1].any()
 
 
 def test_pitfall_p5_dpo_is_ln_2_at_the_start():

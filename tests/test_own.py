@@ -16,6 +16,9 @@ from selfrefine.experiments import __main__ as experiments
 from selfrefine.experiments import recipes, run
 from selfrefine.experiments.plans import commands, plan
 from selfrefine.experiments.settings import model, own_questions, settings
+from selfrefine.files import read_lines
+from selfrefine.tasks.own import read_questions
+from selfrefine.tasks.splits import questions
 from tests.loopback import Loopback, completion
 
 PAPER = settings(recipes.read("paper"))
@@ -155,6 +158,27 @@ def test_given_demonstrations_take_the_teachers_place(tmp_path):
         settings(recipes.read("paper"), demonstrations=tmp_path / "nowhere")
 
 
+def test_annotated_training_questions_in_two_parts_are_what_settings_are_chosen_on(command, tmp_path):
+    """`own` on rows that annotate wrote, some held out to test on: no recipe needs a look at a benchmark's test."""
+    answers = tmp_path / "answers" / "own.jsonl"
+    assert command(annotate, "--task", "pocket-choice", "--teacher", "pocket", "--limit", 8, "--output", answers) == 0
+    rows = [row for _, row in read_lines(answers)]
+    train, test = write(tmp_path / "train.jsonl", rows[:6]), write(tmp_path / "held-out.jsonl", rows[6:])
+    assert read_questions(train) + read_questions(test) == questions("pocket-choice", "train", 0)[:8]
+    given = {"output": tmp_path / "out", "train": train, "test": test, "demonstrations": answers.parent}
+    steps = commands(plan("own", settings(recipes.read("small"), seeds=[0], **given)))
+    assert [step.kind for step in steps].count("evaluate") == 4
+    assert all(
+        step.words[step.words.index("--questions") + 1] == str(test) for step in steps if step.kind == "evaluate"
+    )
+    (annotation,) = (step for step in steps if step.kind == "annotate")
+    assert command(annotate, *annotation.words[2:]) == 0
+    told = ("id", "input", "output", "target", "correct")
+    assert [[row[name] for name in told] for _, row in read_lines(annotation.output)] == [
+        [row[name] for name in told] for row in rows[:6]
+    ]
+
+
 def test_more_tasks_are_evaluated_on_and_not_trained_on():
     rows = plan("table1", replace(PAPER, tasks=("obqa",), also=("gsm8k", "multiarith")))
     assert {row.trained_on for row in rows} == {"", "obqa"}
@@ -173,7 +197,7 @@ def test_a_recipe_is_flags_of_each_command_and_the_users_win(tmp_path):
     file.write_text(
         json.dumps(
             {
-                "experiments": {"--student": "m", "--tasks": ["gsm8k"], "--limit": 9},
+                "experiments": {"--student": "m", "--tasks": ["gsm8k"], "--limit": 9, "--data": "rows"},
                 "train_it": {"--gradient-checkpointing": True, "--plain": False},
                 "evaluate": {"--limit": 7},
             }
@@ -181,7 +205,7 @@ def test_a_recipe_is_flags_of_each_command_and_the_users_win(tmp_path):
     )
     chosen = settings(recipes.read(str(file)), tasks=["obqa", "obqa"])
     assert (chosen.student, chosen.tasks, chosen.limit) == ("m", ("obqa",), 9)
-    assert chosen.output == Path("runs/mine")
+    assert (chosen.output, chosen.data) == (Path("runs/mine"), Path("rows"))
     lines = {step.kind: step.line for step in commands(plan("figure2", chosen))}
     assert "--gradient-checkpointing" in lines["train_it"]
     assert "--plain" not in lines["train_it"]

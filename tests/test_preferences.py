@@ -38,7 +38,7 @@ def demonstration(**changes) -> Demonstration:
 
 
 def answer(text: str, *, ended: bool = True) -> Answer:
-    return Answer(text, tuple(text.encode()), ended)
+    return Answer(text, ended, tuple(text.encode()))
 
 
 RIGHT, WRONG, DIRECT = answer("12 − 5 = 7. The answer is 7."), answer("12 + 5 = 17. The answer is 17."), answer("9")
@@ -91,7 +91,7 @@ def test_the_same_tokens_ended_alike_make_no_pair():
     assert cot_pair(demonstration(), RIGHT, answer(RIGHT.text), "final") is None
 
 
-@pytest.mark.parametrize("y", [answer(RIGHT.text, ended=False), Answer(RIGHT.text, (*RIGHT.ids[:-2], 300), True)])
+@pytest.mark.parametrize("y", [answer(RIGHT.text, ended=False), Answer(RIGHT.text, True, (*RIGHT.ids[:-2], 300))])
 def test_equal_texts_of_other_tokens_or_of_which_one_is_cut_make_a_pair(y):
     """Their gradient is not zero: an end token more, or other tokens, are scored."""
     pair = cot_pair(demonstration(), y, RIGHT, "final")

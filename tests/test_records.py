@@ -55,7 +55,7 @@ def test_a_byte_order_mark_windows_lines_and_odd_separators(tmp_path):
         (b"\xff\xfe", "line 2 is not UTF-8"),
         (b"[" * 100_000, "line 2 is not JSON"),
         ({**GOOD, "target": None}, "line 2 has no 'target'"),
-        ({**GOOD, "output": 7}, "line 2: output must be text, it is int"),
+        ({**GOOD, "output": 7}, "line 2: output must be text, not 7"),
         ({**GOOD, "target": " "}, "line 2: target is empty"),
         ({**GOOD, "target": True}, "line 2: target must be text"),
         ({**GOOD, "options": "ab"}, "line 2: options must be a list"),

@@ -179,15 +179,19 @@ def test_phase_1(command, folder, tmp_path, decay, clip, batch, path):
 
 
 @pytest.mark.parametrize("path", [[], ["--plain"]], ids=["fast", "plain"])
-@pytest.mark.parametrize(("beta", "clip", "batch"), [(0.1, 1e9, 5), (0.5, 1.5, 4)])
-def test_phase_2(command, folder, tmp_path, beta, clip, batch, path):
-    """From an adapter that is not zero: β, clipping, no decay, warm-up and decay, a short last step, what is scored."""
+@pytest.mark.parametrize(
+    ("beta", "clip", "batch", "nll"), [(0.1, 1e9, 5, None), (0.5, 1.5, 4, None), (0.1, 1e9, 5, 0.05)]
+)
+def test_phase_2(command, folder, tmp_path, beta, clip, batch, nll, path):
+    """From an adapter that is not zero: β, clipping, no decay, warm-up and decay, a short last step, what is scored;
+    and --chosen-nll."""
     start = trained(folder, tmp_path / "it")
     rows, train, held = unlike(preferences(), 0.3, swapped)
     write_records(tmp_path / "rows.jsonl", rows)
     flags = ("--student", folder, "--adapter", tmp_path / "it", "--preferences", tmp_path / "rows.jsonl")
     flags += ("--output", tmp_path / "run", *COMMON, "--batch-size", batch, "--epochs", 3, "--learning-rate", 2e-3)
     flags += ("--warmup-steps", 3, "--max-grad-norm", clip, "--beta", beta)
+    flags += ("--chosen-nll", nll) if nll else ()
     assert command(train_dpo, *flags, *path, "--validation-fraction", 0.3, "--validate-every", 2) == 0
 
     ids = {row.id: sides(row) for row in rows}
@@ -199,7 +203,7 @@ def test_phase_2(command, folder, tmp_path, beta, clip, batch, path):
     assert len(batches[-1]) < batch
 
     def loss_of(rows: list[Preference]) -> dict:
-        return oracle.dpo(student, [ids[row.id] for row in rows], [frozen[row.id] for row in rows], beta)
+        return oracle.dpo(student, [ids[row.id] for row in rows], [frozen[row.id] for row in rows], beta, nll or 0)
 
     check(
         tmp_path / "run",

@@ -191,7 +191,7 @@ def test_the_gap_to_the_teacher_stands_beside_that_of_4_1(name, printed, tmp_pat
     chosen = replace(POCKET, output=tmp_path, tasks=tasks)
     rows = plan(name, chosen)
     tables = {
-        TEACHER: paper.TABLE_5["test", "llama-2-70b", "cot"],
+        TEACHER: {task: paper.TABLE_5["test", task]["llama-2-70b", "cot"] for task in paper.TASKS},
         INSTRUCTED: {task: paper.TABLE_1[task, INSTRUCTED][task] for task in paper.TASKS},
     }
     beside = [
@@ -265,15 +265,15 @@ def test_figure_4_has_a_curve_for_each_method(tmp_path):
 
 
 def test_a_bar_is_as_high_as_its_value():
-    chart = charts.Bars("t", ["a"], {"one": [(20.0, None)], "two": [(80.0, 4.0)]}, [None], {"one": [50.0]})
-    svg = ET.fromstring(chart.svg())
+    series, marks = {"one": [(20.0, None)], "two": [(80.0, 4.0)]}, {"one": [50.0], "two": [None]}
+    svg = ET.fromstring(charts.bars("t", ["a"], series, [None], marks))
     low, high = [float(bar.get("height")) for bar in svg.iter(f"{SVG}rect") if bar.find(f"{SVG}title") is not None]
     assert high == pytest.approx(4 * low, rel=0.01)
     assert "paper, one, a: 50.0" in [title.text for title in svg.iter(f"{SVG}title")]
 
 
 def test_a_line_goes_where_its_points_are():
-    svg = ET.fromstring(charts.Lines("t", {"a": [(0, 1.0), (5, 3.0), (10, 2.0)]}, "step").svg())
+    svg = ET.fromstring(charts.lines("t", {"a": [(0, 1.0), (5, 3.0), (10, 2.0)]}, "step"))
     points = [tuple(map(float, point.split(","))) for point in svg.find(f"{SVG}polyline").get("points").split()]
     (x0, y0), (x1, y1), (x2, y2) = points
     assert x1 - x0 == pytest.approx(x2 - x1)
@@ -282,7 +282,7 @@ def test_a_line_goes_where_its_points_are():
 
 @pytest.mark.parametrize("values", [[0.0], [1e-9, 2e-9], [-40.0, 17.5], [0.69, 0.6931], [99.9, 100.0]])
 def test_any_values_have_an_axis(values):
-    assert ET.fromstring(charts.Lines("t", {"a": list(enumerate(values))}, "step").svg()) is not None
+    assert ET.fromstring(charts.lines("t", {"a": list(enumerate(values))}, "step")) is not None
 
 
 def test_a_long_curve_is_thinned_to_its_averages():

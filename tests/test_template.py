@@ -3,6 +3,7 @@
 import datetime
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import transformers.utils.chat_template_utils as filled
@@ -118,7 +119,7 @@ def test_it_stops_sampling_wherever_answers_are_sampled(chat_folder, chat, comma
         asked.append(end_ids)
         return ((index, Sampled([50], True)) for index in range(len(prompts)))
 
-    for module in ("evaluate", "selfrefine.preferences", "selfrefine.teachers.local"):
+    for module in ("selfrefine.preferences", "selfrefine.teachers.local"):
         monkeypatch.setattr(f"{module}.sample", sample)
     (tmp_path / "q.jsonl").write_text('{"question": "1+1?", "target": "2"}\n')
     flags = ("--student", chat_folder, "--questions", tmp_path / "q.jsonl", "--device", "cpu", "--dtype", "float32")
@@ -136,9 +137,8 @@ def test_it_stops_sampling_wherever_answers_are_sampled(chat_folder, chat, comma
         after_each=lambda: None,
         **how,
     )
-    teacher = {"model": str(chat_folder), "nf4": True, "chat_template": "auto", "template_arguments": None}
-    device, dtype = _cpu()
-    list(local.answers({("t", "1"): "1+1?"}, device=device, dtype=dtype, **teacher, **how))
+    teacher = {"teacher": str(chat_folder), "weights": "nf4", "chat_template": "auto", "template_arguments": None}
+    list(local.answers({("t", "1"): "1+1?"}, SimpleNamespace(device="cpu", dtype="float32", **teacher, **how)))
     end, eos = chat.convert_tokens_to_ids("<|im_end|>"), chat.eos_token_id
     assert asked == [[end, eos], [eos], [end, eos], [end, eos]]
 

@@ -259,7 +259,7 @@ def test_a_run_that_held_out_other_questions_is_refused_and_one_that_held_out_no
     command, student_folder, instructed, demonstrations, preferences, tmp_path, capsys
 ):
     """As a run was described before: no `hold_out`, which was by id, and none of the flags that came since."""
-    since = ("hold_out", "lora_targets", "schedule", "answers_per_prompt", "top_k", "top_p")
+    since = ("hold_out", "lora_targets", "schedule", "answers_per_prompt", "chosen_nll", "top_k", "top_p")
     for script, share, code in ((train_it, 0.2, 2), (train_it, 0, 0), (train_dpo, 0, 0)):
         output = tmp_path / f"{script.__name__} {share}"
         flags = phase_1(student_folder, demonstrations, output)
@@ -273,6 +273,8 @@ def test_a_run_that_held_out_other_questions_is_refused_and_one_that_held_out_no
         assert command(script, *flags, "--resume") == code
     assert "hold_out was None, is \"by the prompt's text" in capsys.readouterr().err
     assert command(train_dpo, *flags, "--resume", "--schedule", "constant") == 2
+    assert command(train_dpo, *flags, "--resume", "--chosen-nll", "0.1") == 2
+    assert "chosen_nll was 0.0, is 0.1" in capsys.readouterr().err
 
 
 def test_without_an_adapter_the_bare_student_is_the_reference(command, student_folder, preferences, tmp_path, capsys):

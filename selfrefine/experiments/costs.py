@@ -8,6 +8,7 @@ Lengths are assumed, not measured.
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 from selfrefine import paper
@@ -16,53 +17,43 @@ from selfrefine.tasks.splits import LOW_RESOURCE_BASE, POCKET
 
 FLOPS, BANDWIDTH, STEP_SECONDS = 60e12, 1e12, 0.015
 BATCH, WASTE = 32, 1.5  # answers sampled at once, and how much longer the longest of them is
-PROMPT, COT_ANSWER, DIRECT_ANSWER = 100, 200, 100  # tokens
+PROMPT, ANSWER = 100, {"cot": 200, "standard": 100}  # tokens
+BOTH = sum(ANSWER.values())
 EPOCHS, STEPS, BATCH_SIZE = 4, 1000, 128  # §3.2.1
 KEPT = 0.8  # of a teacher's demonstrations, where Table 5 does not tell
-QUARTER = {"math": (1250, 3750), "mmlu": (3510, 10532)}  # Figure 5: to train on, to evaluate
+QUARTER = {"math": {"train": 1250, "test": 3750}, "mmlu": {"train": 3510, "test": 10532}}  # Figure 5
 FORWARD_ONLY = 1 / 3  # a trained token goes forward and backward (twice a forward), a sampled or scored one forward
 
 
 def questions(task: str, split: str, limit: int | None) -> int:
     """The questions of a task's split: Table 8's, Figure 5's quarters, the pocket ones."""
-    if task in QUARTER:
-        size = QUARTER[task][split == "test"]
-    elif task in paper.TABLE_8:
-        of = paper.TABLE_8[task]
-        size = max(of.classes, 1) * (of.train if split == "train" else of.test)
-    else:
-        size = POCKET[split]
+    sizes = QUARTER.get(task) or paper.TABLE_8.get(task) or POCKET
+    size = sizes[split] * max(sizes.get("classes", 1), 1)
     return min(size, limit or size)
 
 
-def kept(asked: int, task: str, teacher: str, fraction: float | None = None) -> int:
+def kept(asked: int, task: str, teacher: str, fraction: float = 0) -> int:
     """Of the questions asked, the demonstrations that a student learns from: those that are right (Table 5), and of
     these a share of 3000."""
-    published = paper.TABLE_5.get(("train", teacher, "cot"), {}).get(task)
+    published = paper.TABLE_5.get(("train", task), {}).get((teacher, "cot"))
     right = round((published.mean / 100 if published else KEPT) * asked)
     return max(1, round(fraction * min(right, LOW_RESOURCE_BASE)) if fraction else right)
 
 
-def annotating(billions: float | None, asked: int, prompt: str) -> float | None:
-    """GPU hours of a teacher that answers here."""
-    return _hours(billions, asked * (COT_ANSWER if prompt == "cot" else DIRECT_ANSWER), 0, 0)
+def answering(billions: float | None, asked: int, prompts: Iterable[str]) -> float | None:
+    """GPU hours of a teacher that answers here, or of an evaluation."""
+    return _hours(billions, sampled=asked * sum(ANSWER[prompt] for prompt in prompts))
 
 
 def instructing(billions: float | None, rows: int, epochs: int = EPOCHS) -> float | None:
     """GPU hours of phase 1."""
-    return _hours(billions, 0, rows * epochs * (PROMPT + COT_ANSWER), 0)
+    return _hours(billions, trained=rows * epochs * (PROMPT + ANSWER["cot"]))
 
 
 def refining(billions: float | None, rows: int) -> float | None:
     """GPU hours of phase 2: sampling y and ŷ, the reference's log-probabilities, 1000 steps of 128 pairs."""
-    pair = PROMPT + COT_ANSWER + DIRECT_ANSWER  # x̂ goes through once for both sides
-    return _hours(billions, rows * (COT_ANSWER + DIRECT_ANSWER), STEPS * BATCH_SIZE * pair, rows * pair)
-
-
-def evaluating(billions: float | None, asked: int, prompts: tuple[str, ...]) -> float | None:
-    """GPU hours of an evaluation."""
-    answers = sum(COT_ANSWER if prompt == "cot" else DIRECT_ANSWER for prompt in prompts)
-    return _hours(billions, asked * answers, 0, 0)
+    pair = PROMPT + BOTH  # x̂ goes through once for both sides
+    return _hours(billions, sampled=rows * BOTH, trained=STEPS * BATCH_SIZE * pair, scored=rows * pair)
 
 
 def control_epochs(rows: int, epochs: int, phase_2: dict) -> int:
@@ -72,7 +63,7 @@ def control_epochs(rows: int, epochs: int, phase_2: dict) -> int:
     """
     batch = phase_2.get("--batch-size", BATCH_SIZE)
     steps = phase_2["--epochs"] * rows / batch if "--epochs" in phase_2 else phase_2.get("--max-steps", STEPS)
-    pair = (2 * PROMPT + COT_ANSWER + DIRECT_ANSWER) / (PROMPT + COT_ANSWER)
+    pair = (2 * PROMPT + BOTH) / (PROMPT + ANSWER["cot"])
     return epochs + math.ceil(pair * (steps * min(batch, rows) / rows + 2 * FORWARD_ONLY))
 
 
@@ -98,13 +89,12 @@ def _settings(run: Path) -> dict:
     return json.loads((run / "config.json").read_text(encoding="utf-8"))["settings"]
 
 
-def _hours(billions: float | None, sampled: int, trained: int, scored: int) -> float | None:
+def _hours(billions: float | None, sampled: int = 0, trained: int = 0, scored: int = 0) -> float | None:
     if billions is None:
         return None
     parameters = billions * 1e9
     step = 2 * parameters / BANDWIDTH + STEP_SECONDS
-    seconds = WASTE * sampled / BATCH * step + (4 * trained + 2 * scored) * parameters / FLOPS
-    return seconds / 3600
+    return (WASTE * sampled / BATCH * step + (4 * trained + 2 * scored) * parameters / FLOPS) / 3600
 
 
 def memory(billions: float | None, work: str) -> str:
@@ -113,12 +103,5 @@ def memory(billions: float | None, work: str) -> str:
     `work`: "train" (2048 tokens at a time, their activations kept), "sample" (weights in bfloat16 while it samples),
     "bfloat16" or "nf4" (a teacher's weights).
     """
-    if billions is None:
-        return "a GPU"
-    size = {
-        "train": 4 + 3.2 * billions,
-        "sample": 2 * billions + 10,
-        "bfloat16": 2 * billions + 2,
-        "nf4": 0.55 * billions + 6,
-    }[work]
-    return f"a GPU with {size:.0f} GB"
+    slope, base = {"train": (3.2, 4), "sample": (2, 10), "bfloat16": (2, 2), "nf4": (0.55, 6)}[work]
+    return "a GPU" if billions is None else f"a GPU with {slope * billions + base:.0f} GB"

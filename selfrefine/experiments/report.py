@@ -5,13 +5,12 @@ by question what was answered. report.md is to be read, report.json for machines
 """
 
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import jinja2
 
 from selfrefine.experiments import charts, results, sections
-from selfrefine.experiments.plans import FRACTIONS, NAMES, PRINTED, TEACHER, Cell, Row, commands
+from selfrefine.experiments.plans import EXPERIMENTS, FRACTIONS, TEACHER, Cell, Row, commands
 from selfrefine.experiments.results import columns
 from selfrefine.experiments.run import state
 from selfrefine.experiments.sections import titled
@@ -21,9 +20,10 @@ from selfrefine.files import write_json, write_whole
 from selfrefine.paper import CROSS, REFINED
 from selfrefine.runs import versions
 
-DRAWN = ("table1", "table10", "table11", "figure2", "figure3", "figure4", "figure5", "own", "quickstart")
+RATED = ("table13", "table14")
 TAUGHT = "-train-cot.jsonl"  # how the demonstrations of a task end
 QUESTIONS = 12  # of a task, that report.html shows
+LOSS, MOVED = ("loss", "loss", "validation loss"), ("Δ log π(y|x̂)", "y_w", "y_l")
 
 
 def write(name: str, settings: Settings, rows: list[Row]) -> dict:
@@ -31,7 +31,7 @@ def write(name: str, settings: Settings, rows: list[Row]) -> dict:
     folder = settings.output / "reports" / name
     folder.mkdir(parents=True, exist_ok=True)
     content = gather(name, settings, rows)
-    drawn = [chart.svg() for chart in figures(content)]
+    drawn = figures(content)
     for number, svg in enumerate(drawn, start=1):
         write_whole(folder / f"{name}-{number}.svg", svg.encode())
     write_json(folder / "report.json", content)
@@ -43,38 +43,63 @@ def write(name: str, settings: Settings, rows: list[Row]) -> dict:
 
 def gather(name: str, settings: Settings, rows: list[Row]) -> dict:
     """All that the report says, as plain data (report.json)."""
-    steps = commands(rows)
-    trained = [task for task in columns(rows) if any(step.kind == "train_it" for step in steps)]
+    steps, printed = commands(rows), EXPERIMENTS[name].printed
+    if any(cell.published for row in rows for cell in row.cells.values()):
+        printed = {}  # the paper's own table is shown whole where no task of this run is in it
     return {
         "experiment": name,
-        "title": NAMES[name],
-        "rating": name in ("table13", "table14"),
+        "title": EXPERIMENTS[name].title,
+        "rating": name in RATED,
         "settings": asdict(settings),
         "versions": versions(),
         "commands": {"all": len(steps), "done": sum(state(step) == "done" for step in steps)},
-        "rows": [_row(row) for row in rows],
-        "printed": [] if any(c.published for r in rows for c in r.cells.values()) else _printed(PRINTED.get(name, {})),
+        "rows": [
+            {"panel": row.panel, "trained_on": row.trained_on, "method": row.method}
+            | {"cells": {column: _cell(cell) for column, cell in row.cells.items()}}
+            for row in rows
+        ],
+        "printed": [
+            {"trained_on": task, "method": method, "cells": {t: cell.printed for t, cell in cells.items() if cell}}
+            for (task, method), cells in printed.items()
+        ],
         "training": results.training(steps),
         "differences": results.differences(rows),
         "teaching": teaching(steps),
-        "questions": {task: results.side_by_side(rows, task, QUESTIONS) for task in trained},
+        "questions": {
+            task: results.side_by_side(rows, task, QUESTIONS)
+            for task in columns(rows)
+            if any(step.kind == "train_it" for step in steps)
+        },
     }
+
+
+def _cell(cell: Cell) -> dict:
+    return {
+        "ours": results.number(cell),
+        "paper": cell.published and asdict(cell.published) | {"broken": cell.published.broken},
+        "style": results.style(results.answers(cell.steps[0], cell.task, cell.prompt)),
+        "from": [str(step.output) for step in cell.steps],
+    }
+
+
+def teaching(steps: list[Step]) -> dict[str, float]:
+    """Each task's teacher on the questions that it demonstrates, over all seeds, where it has answered them."""
+    of_task: dict[str, list[Step]] = {}
+    for step in (step for step in steps if step.kind == "annotate" and step.output.name.endswith(TAUGHT)):
+        of_task.setdefault(step.output.name.removesuffix(TAUGHT), []).append(step)
+    read = {task: results.number(Cell(tuple(of), task, "cot")) for task, of in of_task.items()}
+    return {task: number["mean"] for task, number in read.items() if number}
 
 
 def markdown(content: dict, figures: int) -> str:
     """report.md; `figures` SVG files lie beside it."""
     parts = [f"# {content['title']}", sections.introduction(content)]
     for section in sections.tables(content):
-        parts += [*([f"## {section.title}"] if section.title else []), grid(section.heads, section.lines)]
+        parts += [*([f"## {section.title}"] if section.title else []), str(section)]
     parts += [f"![{content['title']}]({content['experiment']}-{number}.svg)" for number in range(1, figures + 1)]
     for section in sections.diagnostics(content):
-        parts += [f"## {section.title}", section.said, grid(section.heads, section.lines)]
+        parts += [f"## {section.title}", section.said, str(section)]
     return "\n\n".join(parts) + "\n"
-
-
-def grid(heads: list[str], lines: list[list]) -> str:
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (heads, ["---"] * len(heads), *lines))
 
 
 def page(content: dict, drawn: list[str]) -> str:
@@ -88,38 +113,41 @@ def page(content: dict, drawn: list[str]) -> str:
 
 def overview(training: list[dict]) -> list[str]:
     """Where there are many runs: both phases on each task, of the first seed and student, a chart a phase; as SVG."""
-    wanted = {"phase 1: loss": ("-it", "loss"), "phase 2: how log π(y_w|x̂) moved": ("-sr", "y_w")}
-    series: dict[str, dict] = {title: {} for title in wanted}
-    for run in training if len(training) > 4 else ():
-        path = Path(run["run"])
-        for title, (end, curve) in wanted.items():
-            task = path.name.removesuffix(end)
-            if path.parent == Path(training[0]["run"]).parent and path.name == task + end and "-it-" not in task:
-                series[title][task] = run["curves"][curve]
-    return [charts.Lines(title, of, "step", width=262, height=265).svg() for title, of in series.items() if of]
+    drawn = []
+    for title, end, curve in (("phase 1: loss", "-it", "loss"), ("phase 2: how log π(y_w|x̂) moved", "-sr", "y_w")):
+        series = {}
+        for run in training if len(training) > 4 else ():
+            path = Path(run["run"])
+            if path.parent == Path(training[0]["run"]).parent and path.name.endswith(end) and "-it-" not in path.name:
+                series[path.name.removesuffix(end)] = run["curves"][curve]
+        drawn += [charts.lines(title, series, "step", 262, 265)] if series else []
+    return drawn
 
 
 def curves(training: list[dict]) -> dict[str, list[str]]:
     """Loss of every run; of phase 2 also the margin and how both sides' log-probabilities moved; as SVG."""
-    loss, moved = ("loss", "loss", "validation loss"), ("Δ log π(y|x̂)", "y_w", "y_l")
     drawn: dict[str, list[str]] = {}
     for run in training:
         title = "Phase 1: loss" if run["phase"] == 1 else "Phase 2: loss, margin, and how log π of both sides moved"
-        for what, *names in [loss] if run["phase"] == 1 else [loss, ("margin", "margin"), moved]:
+        for what, *names in [LOSS] if run["phase"] == 1 else [LOSS, ("margin", "margin"), MOVED]:
             series = {name: run["curves"][name] for name in names if run["curves"][name]}
-            drawn.setdefault(title, []).append(charts.Lines(f"{run['title']}: {what}", series, "step").svg())
+            drawn.setdefault(title, []).append(charts.lines(f"{run['title']}: {what}", series, "step"))
     return drawn
 
 
-def figures(content: dict) -> list[charts.Bars | charts.Lines]:
-    """Bars per task as in Figures 2, 3 and 5, for Table 1's rows too; curves over demonstrations as in Figure 4."""
-    name, rows = content["experiment"], content["rows"]
-    panels = dict.fromkeys(row["panel"] for row in rows) if name in DRAWN else ()
-    draw = _over_demonstrations if name == "figure4" else partial(_bars, content["teaching"], len(panels) > 1)
-    return [chart for panel in panels for chart in draw(panel, [row for row in rows if row["panel"] == panel])]
+def figures(content: dict) -> list[str]:
+    """Curves over demonstrations as in Figure 4; where a student is refined, bars per task as in Figures 2, 3 and 5."""
+    drawn = []
+    for panel in dict.fromkeys(row["panel"] for row in content["rows"]):
+        rows = [row for row in content["rows"] if row["panel"] == panel]
+        if content["experiment"] == "figure4":
+            drawn += _over_demonstrations(panel, rows)
+        elif not content["rating"] and REFINED in [row["method"] for row in rows]:
+            drawn.append(_bars(content["teaching"], panel if rows != content["rows"] else "", rows))
+    return drawn
 
 
-def _bars(teaching: dict[str, float], several: bool, panel: str, rows: list[dict]) -> list[charts.Bars]:
+def _bars(teaching: dict[str, float], panel: str, rows: list[dict]) -> str:
     """Every method on the task trained on; the line is the teacher, on the same questions or on those it taught."""
     cells: dict[str, dict[str, dict]] = {}
     for row in (row for row in rows if row["method"] != CROSS):
@@ -129,37 +157,20 @@ def _bars(teaching: dict[str, float], several: bool, panel: str, rows: list[dict
     if teacher:
         teaching = {task: cell["ours"]["mean"] for task, cell in teacher.items() if cell["ours"]}
     tasks = [task for task in cells[REFINED] if all(task in of for of in cells.values())]
-    paper = {method: [of[task]["paper"] for task in tasks] for method, of in cells.items()}
-    marks = {method: [one and one["mean"] for one in of] for method, of in paper.items()}
-    told = [f"accuracy (%){f', {panel}' if several else ''}"]
+    marks = {
+        method: [of[task]["paper"] and of[task]["paper"]["mean"] for task in tasks] for method, of in cells.items()
+    }
+    told = ["accuracy (%)" + (f", {panel}" if panel else "")]
     told += ["dashed: the teacher" + ("" if teacher else " on what it taught")] if set(tasks) & set(teaching) else []
     told += ["diamonds: published"] if any(mark for of in marks.values() for mark in of) else []
-
-    def bar(cell: dict) -> tuple[float, float | None] | None:
-        ours = cell["ours"]
-        return ours and (ours["mean"], ours["std"] or ours["item_stderr"])
-
-    return [
-        charts.Bars(
-            "; ".join(told),
-            [titled(task) for task in tasks],
-            {method: [bar(of[task]) for task in tasks] for method, of in cells.items()},
-            [teaching.get(task) for task in tasks],
-            marks,
-        )
-    ]
+    series = {
+        method: [(ours := of[task]["ours"]) and (ours["mean"], ours["std"] or ours["item_stderr"]) for task in tasks]
+        for method, of in cells.items()
+    }
+    return charts.bars("; ".join(told), [*map(titled, tasks)], series, [teaching.get(task) for task in tasks], marks)
 
 
-def teaching(steps: list[Step]) -> dict[str, float]:
-    """Each task's teacher on the questions that it demonstrates, over all seeds, where it has answered them."""
-    of_task: dict[str, list[Step]] = {}
-    for step in (step for step in steps if step.kind == "annotate" and step.output.name.endswith(TAUGHT)):
-        of_task.setdefault(step.output.name.removesuffix(TAUGHT), []).append(step)
-    read = {task: results.number(Cell(tuple(of), task, "cot")) for task, of in of_task.items()}
-    return {task: number["mean"] for task, number in read.items() if number}
-
-
-def _over_demonstrations(panel: str, rows: list[dict]) -> list[charts.Lines]:
+def _over_demonstrations(panel: str, rows: list[dict]) -> list[str]:
     shares = {f"{fraction:.0%}": 100 * fraction for fraction in FRACTIONS}
     drawn = []
     for task in rows[0]["cells"]:
@@ -167,27 +178,6 @@ def _over_demonstrations(panel: str, rows: list[dict]) -> list[charts.Lines]:
         for row in (row for row in rows if row["cells"][task]["ours"]):
             point = shares[row["trained_on"]], row["cells"][task]["ours"]["mean"]
             series.setdefault(row["method"], []).append(point)
-        if series:
-            title = f"{titled(task)}, {panel}: accuracy (%)"
-            drawn.append(charts.Lines(title, series, "% of the demonstrations"))
+        title = f"{titled(task)}, {panel}: accuracy (%)"
+        drawn += [charts.lines(title, series, "% of the demonstrations")] if series else []
     return drawn
-
-
-def _row(row: Row) -> dict:
-    cells = {}
-    for column, cell in row.cells.items():
-        cells[column] = {
-            "ours": results.number(cell),
-            "paper": cell.published and asdict(cell.published) | {"broken": cell.published.broken},
-            "style": results.style(results.answers(cell.steps[0], cell.task, cell.prompt)),
-            "from": [str(step.output) for step in cell.steps],
-        }
-    return {"panel": row.panel, "trained_on": row.trained_on, "method": row.method, "cells": cells}
-
-
-def _printed(table: dict) -> list[dict]:
-    """The paper's own table, to be shown whole where no task of this run is in it."""
-    return [
-        {"trained_on": task, "method": method, "cells": {t: cell.printed for t, cell in cells.items() if cell}}
-        for (task, method), cells in table.items()
-    ]

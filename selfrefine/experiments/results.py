@@ -13,10 +13,10 @@ from selfrefine.experiments.run import state
 from selfrefine.experiments.steps import Step
 from selfrefine.files import read_lines
 from selfrefine.paper import BASELINE_COT, INSTRUCTED, REFINED
-from selfrefine.scores import item_stderr, percent, spread
+from selfrefine.scores import over_seeds, percent
 
 DRAWS = 10_000  # of random signs
-# which rows a row is compared with
+# which rows a row is compared with; where it differs from the first, the table has a star
 COMPARED = {INSTRUCTED: (BASELINE_COT,), REFINED: (INSTRUCTED, CONTROL), f"{REFINED} (DPO_CoT)": (INSTRUCTED,)}
 COMPARED |= {f"{REFINED} (DPO_answer)": (f"{REFINED} (DPO_CoT)",)}
 POINTS = 120  # of a curve, at most: what a chart can show
@@ -36,10 +36,7 @@ def number(cell: Cell) -> dict | None:
     if not found:
         return None
     runs, questions, literal = zip(*found, strict=True)
-    mean = statistics.mean(runs)
-    number = {"mean": mean, "std": spread(runs), "runs": list(runs)}
-    number["item_stderr"] = item_stderr(mean, questions[0]) if questions[0] else None
-    return number | {"substring": None if None in literal else statistics.mean(literal)}
+    return over_seeds(runs, questions[0]) | {"substring": None if None in literal else statistics.mean(literal)}
 
 
 def read(step: Step, cell: Cell, index: int) -> tuple[float, int | None, float | None] | None:
@@ -51,10 +48,10 @@ def read(step: Step, cell: Cell, index: int) -> tuple[float, int | None, float |
     if step.kind == "evaluate":
         found = results.get(cell.task, {}).get(cell.prompt)
         return found and (found["mean"], found["questions"], found["substring_mean"])
-    rated = [results.get(str(file), {}).get(cell.prompt) for file in cell.answers[index]]
-    rated = [one for one in rated if one and one["rated"]]
+    files = dict.fromkeys(str(of.steps[index].predictions) for of in cell.answers) or ["target answers"]
+    rated = [results.get(file, {}).get(cell.prompt, {"rated": 0}) for file in files]
     count = sum(one["rated"] for one in rated)
-    return (sum(one["mean"] * one["rated"] for one in rated) / count, None, None) if count else None
+    return (sum(one["mean"] * one["rated"] for one in rated if one["rated"]) / count, None, None) if count else None
 
 
 def training(steps: list[Step]) -> list[dict]:
@@ -67,26 +64,16 @@ def training(steps: list[Step]) -> list[dict]:
 def run_of(folder: Path, title: str) -> dict:
     """What a run folder tells, be it under way; it is of phase 2 where its steps have a margin."""
     rows = [row for _, row in read_lines(folder / "metrics.jsonl", torn_end=True)]
-    taken = [row for row in rows if "loss" in row]
-    validated = [row for row in rows if "validation_loss" in row]
+    taken, validated = ([row for row in rows if name in row] for name in ("loss", "validation_loss"))
     trained, forward = spent(folder)
-    phase = 2 if "margin" in taken[0] else 1
-    run = {
-        "run": str(folder),
-        "title": title,
-        "phase": phase,
-        "steps": len(taken),
-        "tokens": trained,
-        "forward_only": forward,
-        "curves": {"loss": curve(taken, "loss"), "validation loss": curve(validated, "validation_loss")},
-    }
-    if phase == 1:
-        return run
-    for name, key in CURVES.items():
-        run["curves"][name] = curve(taken, key)
-    last, prefix = (validated[-1], "validation_") if validated else (taken[-1], "")
-    run["last"] = {name: last.get(prefix + name) for name in LAST}
-    return run | {"pairs": pairs(folder)}
+    run = {"run": str(folder), "title": title, "phase": 2 if "margin" in taken[0] else 1, "steps": len(taken)}
+    run |= {"tokens": trained, "forward_only": forward}
+    run["curves"] = {"loss": curve(taken, "loss"), "validation loss": curve(validated, "validation_loss")}
+    if run["phase"] == 2:
+        run["curves"] |= {name: curve(taken, key) for name, key in CURVES.items()}
+        last, prefix = (validated[-1], "validation_") if validated else (taken[-1], "")
+        run |= {"last": {name: last.get(prefix + name) for name in LAST}, "pairs": pairs(folder)}
+    return run
 
 
 def curve(rows: list[dict], key: str) -> list[tuple[float, float]]:
@@ -111,8 +98,7 @@ def answers(step: Step, task: str, prompt: str) -> list[dict]:
     """The predictions of an evaluation that is done, of one task and prompt."""
     if step.kind != "evaluate" or state(step) != "done":
         return []
-    rows = (row for _, row in read_lines(step.predictions))
-    return [row for row in rows if row["task"] == task and row["prompt"] == prompt]
+    return [row for _, row in read_lines(step.predictions) if (row["task"], row["prompt"]) == (task, prompt)]
 
 
 def style(rows: list[dict]) -> dict[str, float] | None:
@@ -133,12 +119,12 @@ def side_by_side(rows: list[Row], task: str, count: int) -> list[dict]:
     """
     questions: dict[str, dict] = {}
     for row in rows:
-        cell = row.cells.get(task)
-        elsewhere = row.trained_on in columns(rows) and row.trained_on != task
-        if cell is None or elsewhere or row.panel != rows[0].panel:
-            continue
-        for found in answers(cell.steps[0], task, cell.prompt)[:count]:
-            lay(questions, label(row, rows), found)
+        # a share of the demonstrations or a prompt may be what a row stands under, in place of a task
+        under = f", {row.trained_on}" if row.trained_on not in ("", *columns(rows)) else ""
+        if task in row.cells and row.panel == rows[0].panel and (under or row.trained_on in ("", task)):
+            cell = row.cells[task]
+            for found in answers(cell.steps[0], cell.task, cell.prompt)[:count]:
+                lay(questions, row.method + under, found)
     return list(questions.values())
 
 
@@ -150,11 +136,6 @@ def lay(questions: dict[str, dict], name: str, found: dict) -> None:
     questions.setdefault(found["id"], asked)["answers"][name] = answer
 
 
-def label(row: Row, rows: list[Row]) -> str:
-    """A row's method, with its share of the demonstrations or its prompt where that is what it stands under."""
-    return f"{row.method}, {row.trained_on}" if row.trained_on not in ("", *columns(rows)) else row.method
-
-
 def columns(rows: list[Row]) -> list[str]:
     """The columns of the table: tasks, in Tables 5, 13 and 14 models."""
     return list(dict.fromkeys(column for row in rows for column in row.cells))
@@ -162,16 +143,15 @@ def columns(rows: list[Row]) -> list[str]:
 
 def differences(rows: list[Row]) -> list[dict]:
     """From row to row on the task trained on: whether the accuracies differ by more than noise, paired by question."""
-    by_method = {(row.panel, row.trained_on, row.method): row for row in rows}
-    found = []
+    by_method, found = {(row.panel, row.trained_on, row.method): row for row in rows}, []
     for (panel, trained_on, method), row in by_method.items():
+        tasks = [trained_on] if trained_on in columns(rows) else row.cells
         for before in COMPARED.get(method, ()):
             first = by_method.get((panel, trained_on, before)) or by_method.get((panel, "", before))
-            for task in row.cells if first else ():
-                if trained_on not in columns(rows) or trained_on == task:
-                    what = {"panel": panel, "trained_on": trained_on, "task": task, "from": before, "to": method}
-                    tested = paired(_correct(first.cells[task]), _correct(row.cells[task]))
-                    found += [what | tested] if tested else []
+            for task in tasks if first else ():
+                what = {"panel": panel, "trained_on": trained_on, "task": task, "from": before, "to": method}
+                tested = paired(_correct(first.cells[task]), _correct(row.cells[task]))
+                found += [what | tested] if tested else []
     return sorted(found, key=lambda one: (one["panel"], columns(rows).index(one["task"])))
 
 
@@ -187,20 +167,20 @@ def paired(before: list[dict[str, bool]], after: list[dict[str, bool]]) -> dict 
     the other sign: p is the share of random signs whose sum is as far from 0 as the one found.
     """
     changes: dict[str, list[int]] = {}
-    kinds: Counter = Counter()
     for first, second in zip(before, after, strict=True):
-        for question in first.keys() & second.keys():
+        for question in (one for one in first if one in second):
             changes.setdefault(question, []).append(second[question] - first[question])
-            kinds[second[question] - first[question]] += 1
     if not changes:
         return None
+    kinds = Counter(change for of in changes.values() for change in of)
     each = np.array([statistics.mean(of) for of in changes.values()])
     signs = np.random.default_rng(0).choice([-1.0, 1.0], (DRAWS, np.count_nonzero(each)))
     as_far = np.abs(signs @ each[each != 0]) > abs(each.sum()) - 1e-9
-    error = 100 * each.std(ddof=1) / len(each) ** 0.5 if len(each) > 1 else 0.0
-    told = {"became right": kinds[1], "became wrong": kinds[-1], "answers": kinds.total()}
-    return told | {
+    return {
+        "became right": kinds[1],
+        "became wrong": kinds[-1],
+        "answers": kinds.total(),
         "difference": 100 * float(each.mean()),
-        "stderr": float(error),
+        "stderr": 100 * float(each.std(ddof=1)) / len(each) ** 0.5 if len(each) > 1 else 0.0,
         "p": (1 + int(as_far.sum())) / (1 + DRAWS),
     }

@@ -42,34 +42,28 @@ def execute(steps: list[Step], call: Callable[[Step], int] | None = None) -> Non
     the same exit code: what it had is kept, and the next start goes on from there.
     """
     if call is None:
-        with Runner() as runner:
-            execute(steps, runner)
+        with runner() as call:
+            execute(steps, call)
         return
     todo = [step for step in steps if state(step) != "done"]
     require_key(todo)
     print(f"{len(steps)} commands, {len(steps) - len(todo)} done before, {len(todo)} to run", flush=True)
-    for number, step in enumerate(steps, start=1):
-        if step not in todo:
-            continue
+    for step in todo:
+        number = steps.index(step) + 1
         print(f"\n[{number}/{len(steps)}] {step.title}\n$ {step.line}", flush=True)
         with alone(step):
-            if state(step) != "done":  # or another start has done it meanwhile
-                begin = time.monotonic()
-                require_success(step, call(step), f"{number} of {len(steps)}")
+            begin, code = time.monotonic(), None if state(step) == "done" else call(step)
+            if code == 0:  # None where another start has done it meanwhile
                 done = {"recipe": step.recipe, "command": step.line, "seconds": round(time.monotonic() - begin, 1)}
                 write_json(marker(step), done)
-
-
-def require_success(step: Step, code: int, which: str) -> None:
-    """End this process as a stopped command ended; raise RunError for one that failed."""
-    if code in STOPPED:
-        print(f"stopped in command {which}; started again, this goes on from there", flush=True)
-        sys.exit(code)
-    if code:
-        raise RunError(
-            f"command {which} ({step.title}) ended with exit code {code}, its message is above. What is complete is "
-            f"kept: mend it and start again. The command alone: {step.line}"
-        )
+        if code in STOPPED:
+            print(f"stopped in command {number} of {len(steps)}; started again, this goes on from there", flush=True)
+            sys.exit(code)
+        if code:
+            raise RunError(
+                f"command {number} of {len(steps)} ({step.title}) ended with exit code {code}, its message is above. "
+                f"What is complete is kept: mend it and start again. The command alone: {step.line}"
+            )
 
 
 def prepare(environment: dict[str, str]) -> None:
@@ -113,43 +107,38 @@ def require_key(steps: list[Step]) -> None:
         )
 
 
-class Runner:
-    """Runs one command at a time. A signal that tells this process to stop is passed on, and the command ends in its
-    own time, with a checkpoint where it makes them; a second one stops it at once."""
+@contextmanager
+def runner() -> Iterator[Callable[[Step], int]]:
+    """Gives what runs one command at a time and returns its exit code, as a shell has it.
 
-    def __init__(self):
-        self._child: subprocess.Popen | None = None
-        self._starting = False
-        self._told: int | None = None
+    A signal that tells this process to stop is passed on, and the command ends in its own time, with a checkpoint where
+    it makes them; a second one stops it at once. Between commands a signal ends this process.
+    """
+    child, starting, told = None, False, 0
 
-    def __enter__(self) -> "Runner":
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        self._before = {number: signal.signal(number, self._tell) for number in numbers}
-        return self
+    def tell(number: int, _frame) -> None:
+        nonlocal told
+        told = 130 if number == signal.SIGINT else 143  # SIGHUP's too: a terminal that was closed
+        if child:
+            child.terminate()
+        elif not starting:
+            sys.exit(told)
 
-    def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def __call__(self, step: Step) -> int:
-        """Run the command; its exit code, as a shell has it."""
-        self._starting = True
+    def call(step: Step) -> int:
+        nonlocal child, starting
+        starting = True
         # a session of its own: Ctrl-C in a terminal would reach it twice otherwise; the lock of `alone` goes along
-        self._child = subprocess.Popen([sys.executable, *step.words_now], start_new_session=True, close_fds=False)
-        self._starting = False
-        if self._told is not None:  # it came meanwhile
-            self._child.terminate()
-        code = self._child.wait()
-        self._child = None
-        return self._code() if code and self._told is not None else code if code >= 0 else 128 - code
+        child = subprocess.Popen([sys.executable, *step.words_now], start_new_session=True, close_fds=False)
+        starting = False
+        if told:  # it came meanwhile
+            child.terminate()
+        code = child.wait()
+        child = None
+        return told if code and told else code if code >= 0 else 128 - code
 
-    def _tell(self, number: int, _frame) -> None:
-        self._told = number
-        if self._child:
-            self._child.terminate()
-        elif not self._starting:
-            sys.exit(self._code())
-
-    def _code(self) -> int:
-        """130 for Ctrl-C; 143 for SIGTERM and for a terminal that was closed."""
-        return 130 if self._told == signal.SIGINT else 143
+    before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield call
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

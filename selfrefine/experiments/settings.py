@@ -4,23 +4,19 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from selfrefine import paper
 from selfrefine.errors import UserError
-from selfrefine.experiments.recipes import Recipe
-from selfrefine.paper import TEACHERS
 from selfrefine.tasks import pocket
 from selfrefine.tasks.own import read_questions
-from selfrefine.tasks.questions import Question
 
 OPENAI = "https://api.openai.com/v1"
 SCRIPTED = "pocket"  # the teacher and the judge that need neither weights nor a server
 UNTRAINED = ("pocket-unseen",)  # a test without a train split
-FIGURE_5_TASKS = ("math", "mmlu")
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(NamedTuple):
     """A student or teacher: its folder's name, its name in the paper, what the commands take, its size."""
 
     key: str
@@ -30,23 +26,19 @@ class Model:
 
 
 # Table 4, where the chat versions are meant that the text names; GPT-3.5 is asked at its server
-MODELS = {
-    model.key: model
-    for model in (
-        Model("llama-2-7b", "Llama-2-7", "meta-llama/Llama-2-7b-chat-hf", 6.7),
-        Model("llama-2-13b", "Llama-2-13", "meta-llama/Llama-2-13b-chat-hf", 13.0),
-        Model("llama-2-70b", "Llama-2-70", "meta-llama/Llama-2-70b-chat-hf", 69.0),
-        Model("mistral-7b", "Mistral-7", "mistralai/Mistral-7B-Instruct-v0.1", 7.2),
-        Model("mixtral-8x7b", "Mixtral8x7", "mistralai/Mixtral-8x7B-Instruct-v0.1", 46.7),
-        Model("gpt-3.5", "GPT-3.5", "gpt-3.5-turbo", None),
-        Model("pocket", "pocket", "pocket", 0.001),
-    )
-}
-GPT_35 = MODELS["gpt-3.5"]
+_MODELS = (
+    Model("llama-2-7b", "Llama-2-7", "meta-llama/Llama-2-7b-chat-hf", 6.7),
+    Model("llama-2-13b", "Llama-2-13", "meta-llama/Llama-2-13b-chat-hf", 13.0),
+    Model("llama-2-70b", "Llama-2-70", "meta-llama/Llama-2-70b-chat-hf", 69.0),
+    Model("mistral-7b", "Mistral-7", "mistralai/Mistral-7B-Instruct-v0.1", 7.2),
+    Model("mixtral-8x7b", "Mixtral8x7", "mistralai/Mixtral-8x7B-Instruct-v0.1", 46.7),
+    Model("gpt-3.5", "GPT-3.5", "gpt-3.5-turbo", None),
+    Model("pocket", "pocket", "pocket", 0.001),
+)
+MODELS = {model.key: model for model in _MODELS}
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """Who teaches whom, and whether they are of one family (§3, Figures 2 and 3)."""
 
     teacher: Model
@@ -63,7 +55,7 @@ class Pair:
 class Settings:
     """All that a plan is a function of, besides the experiment's name: `experiments`' flags, by their names."""
 
-    recipe: Recipe
+    recipe: dict
     output: Path
     student: str | None = None  # None: the experiment's own
     teacher: str | None = None
@@ -80,44 +72,47 @@ class Settings:
     judge_server: str | None = None
     control: bool = False  # the equal-compute row
 
-    def columns(self, name: str) -> tuple[str, ...]:
+    @property
+    def columns(self) -> tuple[str, ...]:
         """The tasks of the experiment's tables."""
         if self.test:
             return tuple(dict.fromkeys(question.task for question in own_questions(self.test)))
-        return (self.tasks or (FIGURE_5_TASKS if name == "figure5" else paper.TASKS)) + self.also
+        return (self.tasks or paper.TASKS) + self.also
 
-    def trained(self, name: str) -> tuple[str, ...]:
+    @property
+    def trained(self) -> tuple[str, ...]:
         """The tasks that students are trained on."""
-        return tuple(task for task in self.columns(name) if task not in (*UNTRAINED, *self.also))
+        return tuple(task for task in self.columns if task not in (*UNTRAINED, *self.also))
 
-    def pairs(self, name: str) -> list[Pair]:
-        """The experiment's teachers and students, with the user's in their place."""
-        mine = [pair for pair in PAIRS[name] if self.student in (None, pair.student.key, pair.student.name)]
+    def pairs(self, papers: list[Pair]) -> list[Pair]:
+        """The paper's teachers and students, with the user's in their place."""
+        mine = [pair for pair in papers if self.student in (None, pair.student.key, pair.student.name)]
         student = self.student and model(self.student)
         teacher = self.teacher or (self.demonstrations and self.demonstrations.name)
         teacher = teacher and model(teacher)
-        pairs = mine or PAIRS[name][:1]
-        return list(dict.fromkeys(Pair(teacher or p.teacher, student or p.student, p.family) for p in pairs))
+        of = mine or papers[:1]
+        return list(dict.fromkeys(Pair(teacher or p.teacher, student or p.student, p.family) for p in of))
 
     def teachers(self) -> list[Model]:
         """Those of Tables 5 and 13."""
-        return [model(self.teacher)] if self.teacher else [MODELS[key] for key in TEACHERS]
+        return [model(self.teacher)] if self.teacher else [MODELS[key] for key in paper.TEACHERS]
 
     def given(self, task: str, prompt: str) -> Path | None:
         """The file of --demonstrations that has answers to a task's training questions; None: a teacher is asked."""
         if not self.demonstrations:
             return None
-        found = [self.demonstrations / f"{task}-train-{prompt}.jsonl"]
-        if prompt == "cot":
-            named = sorted(self.demonstrations.glob(f"{task}-*.jsonl")) if task not in pocket.TASKS else []
-            found += [self.demonstrations / f"{task}.jsonl", *named[: len(named) == 1]]
-        found = [file for file in found if file.is_file()]
-        if not found and not self.teacher:
-            raise UserError(
-                f"--demonstrations {self.demonstrations} has no file for {task}, {prompt} prompt (such as "
-                f"{task}{'' if prompt == 'cot' else f'-train-{prompt}'}.jsonl): add it, or a --teacher to ask."
-            )
-        return found[0] if found else None
+        names = [f"{task}-train-{prompt}.jsonl"]
+        if prompt == "cot":  # the names of the pocket tasks begin alike
+            names += [f"{task}.jsonl"] if task in pocket.TASKS else [f"{task}.jsonl", f"{task}-*.jsonl"]
+        for name in names:
+            if len(found := list(self.demonstrations.glob(name))) == 1:
+                return found[0]
+        if self.teacher:
+            return None
+        raise UserError(
+            f"--demonstrations {self.demonstrations} has no file for {task}, {prompt} prompt (such as "
+            f"{task}{'' if prompt == 'cot' else f'-train-{prompt}'}.jsonl): add it, or a --teacher to ask."
+        )
 
     def server_of(self, teacher: Model) -> str | None:
         """Where a teacher is asked: GPT-3.5 at OpenAI's unless it is the teacher that the user named with --server."""
@@ -126,29 +121,28 @@ class Settings:
         return None if teacher.name == SCRIPTED else self.server
 
 
-def settings(recipe: Recipe, **given) -> Settings:
+def settings(recipe: dict, **given) -> Settings:
     """A recipe's choices, and in their place what is given; UserError for a flag or a task that is none."""
-    chosen = {flag.removeprefix("--").replace("-", "_"): value for flag, value in recipe.experiments.items()}
+    chosen = {flag.removeprefix("--").replace("-", "_"): value for flag, value in recipe["experiments"].items()}
     if strange := sorted(chosen.keys() - Settings.__dataclass_fields__.keys()):
-        raise UserError(f'recipe {recipe.name}: "experiments" has no flag --{strange[0].replace("_", "-")}.')
-    flags = {"output": Path("runs") / recipe.name} | chosen | given
+        raise UserError(f'recipe {recipe["name"]}: "experiments" has no flag --{strange[0].replace("_", "-")}.')
+    flags = {"output": Path("runs") / recipe["name"]} | chosen | given
     for name in ("tasks", "also", "seeds"):
         flags[name] = tuple(dict.fromkeys(flags.get(name, Settings.__dataclass_fields__[name].default)))
+    for name in ("output", "data", "train", "test", "demonstrations"):  # texts in a recipe
+        flags[name] = flags.get(name) and Path(flags[name])
     known = (*paper.TITLES, *pocket.TASKS)
     for task in (*flags["tasks"], *flags["also"]):
         if task not in known:
             raise UserError(f'--tasks: there is no task "{task}": the tasks are {", ".join(known)}.')
-    if flags.get("demonstrations") and not flags["demonstrations"].is_dir():
+    if flags["demonstrations"] and not flags["demonstrations"].is_dir():
         raise UserError(f"--demonstrations {flags['demonstrations']}: there is no such folder.")
     if flags["tasks"] and set(flags["tasks"]) <= set(UNTRAINED):
         raise UserError(f"--tasks {' '.join(flags['tasks'])}: that is a test only, add a task to train on.")
     return Settings(recipe, **flags)
 
 
-@lru_cache
-def own_questions(path: Path) -> list[Question]:
-    """The own questions of a file."""
-    return read_questions(path)
+own_questions = lru_cache(read_questions)  # a plan asks for them at every command
 
 
 def model(name: str) -> Model:
@@ -162,21 +156,9 @@ def model(name: str) -> Model:
     return Model(base.lower(), base, name, billions)
 
 
-_LLAMA_7B = Pair(MODELS["llama-2-70b"], MODELS["llama-2-7b"], "in-family")
-_LLAMA_13B = Pair(MODELS["llama-2-70b"], MODELS["llama-2-13b"], "in-family")
-_MISTRAL = Pair(MODELS["mixtral-8x7b"], MODELS["mistral-7b"], "in-family")
-_IN_FAMILY = [_LLAMA_7B, _LLAMA_13B, _MISTRAL]
-_OUT_FAMILY = [Pair(GPT_35, pair.student, "out-family") for pair in _IN_FAMILY]
-PAIRS = {
-    "table1": [_LLAMA_7B],
-    "table10": [_LLAMA_13B],
-    "table11": [_MISTRAL],
-    "figure2": _IN_FAMILY,
-    "figure3": _OUT_FAMILY,
-    "figure4": [_LLAMA_7B, _OUT_FAMILY[0]],
-    "figure5": [*_IN_FAMILY, *_OUT_FAMILY],
-    "table14": [*_IN_FAMILY, *_OUT_FAMILY],
-    "dpo_answer": [_LLAMA_7B],
-    "quickstart": [_LLAMA_7B],
-    "own": [_LLAMA_7B],
-}
+# The paper's teachers and students (§3.2)
+LLAMA_7B = Pair(MODELS["llama-2-70b"], MODELS["llama-2-7b"], "in-family")
+LLAMA_13B = Pair(MODELS["llama-2-70b"], MODELS["llama-2-13b"], "in-family")
+MISTRAL = Pair(MODELS["mixtral-8x7b"], MODELS["mistral-7b"], "in-family")
+IN_FAMILY = [LLAMA_7B, LLAMA_13B, MISTRAL]
+OUT_FAMILY = [Pair(MODELS["gpt-3.5"], pair.student, "out-family") for pair in IN_FAMILY]

@@ -14,16 +14,9 @@ NAME = "matmul"
 
 
 def attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    **_,
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, **_
 ) -> tuple[Tensor, None]:
-    """softmax(QKᵀ · scaling + mask) V: query (B, h, T, d), key and value (B, h_kv, S, d), mask (B, 1, T, S) additive
-    -> (B, T, h, d)."""
+    """Query (B, h, T, d), key and value (B, h_kv, S, d), mask (B, 1, T, S), which is added -> (B, T, h, d)."""
     groups = module.num_key_value_groups
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)

@@ -115,8 +115,7 @@ class Decoder:
         return self.head(self._forward(tokens[:, None], positions[:, None], attend)[:, 0]).float()
 
     def _forward(self, ids: Tensor, positions: Tensor, attend: Callable[..., Tensor]) -> Tensor:
-        """The families' forward, ids and positions (B, T) -> (B, T, H), with `attend(layer, query, key, value)` of
-        (B, T, h, d) each as attention."""
+        """The families' forward, ids and positions (B, T) -> (B, T, H); `attend` takes the layer and (B, T, h, d)s."""
         x = self.model.embed_tokens(ids)  # (B, T, H)
         cos, sin = angles(self.model.rotary_emb(x, positions))
         for number, (block, times) in enumerate(self.blocks):

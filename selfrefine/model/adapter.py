@@ -45,18 +45,10 @@ def save_adapter(student: nn.Module, folder: Path, settings: AdapterSettings) ->
     """Write the adapter of `student` into `folder`; the files appear whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {_PREFIX + name: p.detach().cpu().contiguous() for name, p in lora_parameters(student).items()}
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": settings.student,
-        "r": settings.rank,
-        "lora_alpha": settings.alpha,
-        "lora_dropout": settings.dropout,
-        "target_modules": sorted({path.rpartition(".")[2] for path in lora_layers(student)}),
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-    }
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": settings.student}
+    config |= {"r": settings.rank, "lora_alpha": settings.alpha, "lora_dropout": settings.dropout, "bias": "none"}
+    config |= {"target_modules": sorted({path.rpartition(".")[2] for path in lora_layers(student)})}
+    config |= {"fan_in_fan_out": False, "inference_mode": True}
     write_whole(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
     write_json(folder / "selfrefine.json", asdict(settings))
     write_json(folder / "adapter_config.json", config)
@@ -73,13 +65,11 @@ def read_settings(folder: Path) -> AdapterSettings:
         noted = folder / "selfrefine.json"
         known = json.loads(noted.read_text(encoding="utf-8")) if noted.exists() else {}
         extras = {name: config[name] for name in _BESIDES.split() if config.get(name) not in (None, "none", [], {})}
-        unknown = [name for name, value in extras.items() if value is not False]
+        unknown = [name for name, value in extras.items() if value is not False]  # 0 is a layer
         unknown += [init] if (init := str(config.get("init_lora_weights"))).startswith(_BASE_CHANGED) else []
         unknown += [kind] if (kind := config.get("peft_type", "LORA")) != "LORA" else []
         if unknown:
-            raise UserError(
-                f"{folder}: an adapter with {', '.join(unknown)}: only plain LoRA, one r and α, is read here."
-            )
+            raise UserError(f"{folder}: one with {', '.join(unknown)}: only plain LoRA, one r and α, is read here.")
         settings = AdapterSettings(
             rank=config["r"],
             alpha=config["lora_alpha"],
@@ -91,9 +81,7 @@ def read_settings(folder: Path) -> AdapterSettings:
         )
         wrong = _wrong(settings)
     except FileNotFoundError:
-        raise UserError(
-            f"{folder}: no adapter_config.json there; give a folder that train_it.py or train_dpo.py wrote."
-        ) from None
+        raise UserError(f"{folder}: no adapter_config.json; give what train_it.py or train_dpo.py wrote.") from None
     except (ValueError, KeyError, TypeError, AttributeError, OSError, SafetensorError) as error:
         wrong = f"{type(error).__name__} {error}"
     if wrong:
@@ -111,9 +99,7 @@ def _targets(modules: list[str] | str, folder: Path) -> tuple[str, ...]:
     if isinstance(modules, list):
         modules = [str(name).rpartition(".")[2] for name in modules]
     if not isinstance(modules, list) or not modules or not set(modules) <= set(LINEARS):
-        raise UserError(
-            f"{folder}: an adapter over target_modules {modules!r}: only lists of {', '.join(LINEARS)} are read here."
-        )
+        raise UserError(f"{folder}: target_modules {modules!r}: only lists of {', '.join(LINEARS)} are read here.")
     return tuple(name for name in LINEARS if name in modules)
 
 
@@ -139,8 +125,7 @@ def require_student(folder: Path, settings: AdapterSettings, fingerprint: str) -
 def load_adapter(student: nn.Module, folder: Path, fingerprint: str, *, dropout: float | None = None) -> None:
     """Put the adapter of `folder` over `student`, in place, with `dropout` in place of the stored one if given.
 
-    Strict: raises UserError for another student's adapter and for missing, unexpected, misshapen, non-finite or
-    all-zero tensors.
+    UserError for another student's adapter, and for missing, unexpected, misshapen, non-finite or all-zero tensors.
     """
     settings = read_settings(folder)
     require_student(folder, settings, fingerprint)
@@ -149,14 +134,8 @@ def load_adapter(student: nn.Module, folder: Path, fingerprint: str, *, dropout:
             f"{folder} does not note how its student was prompted: --chat-template auto takes the tokenizer's chat "
             "template where there is one, always and none choose"
         )
-    add_lora(
-        student,
-        rank=settings.rank,
-        alpha=settings.alpha,
-        dropout=settings.dropout if dropout is None else dropout,
-        seed=0,
-        targets=settings.targets,
-    )
+    dropout = settings.dropout if dropout is None else dropout
+    add_lora(student, rank=settings.rank, alpha=settings.alpha, dropout=dropout, seed=0, targets=settings.targets)
     path = folder / "adapter_model.safetensors"
     try:
         stored = load_file(path)
@@ -166,9 +145,7 @@ def load_adapter(student: nn.Module, folder: Path, fingerprint: str, *, dropout:
     for name in [*wanted, *stored]:
         if name not in stored or name not in wanted:
             what = "is missing" if name in wanted else "has no place in this student"
-            raise UserError(
-                f"{path}: tensor {name} {what}: it is an adapter for another model, or for some layers alone."
-            )
+            raise UserError(f"{path}: tensor {name} {what}: an adapter for another model, or for some layers alone.")
     for name, parameter in wanted.items():
         if stored[name].shape != parameter.shape:
             raise UserError(

@@ -50,8 +50,7 @@ class KeyValues(Cache):
         return (torch.arange(self.length, device=positions.device) <= positions[:, None])[:, None, None]
 
     def update(self, key: Tensor, value: Tensor, layer: int, *_, **__) -> tuple[Tensor, Tensor]:
-        """Write a layer's keys and values of these tokens, (n, h_kv, 1, d) each; all that there is to attend to,
-        (n, h_kv, length, d) each."""
+        """Write a layer's keys and values of tokens, (n, h_kv, 1, d); all that is attended to, (n, h_kv, length, d)."""
         rows = torch.arange(len(key), device=key.device)
         keys, values = self.stored[layer]
         keys[rows, :, self.positions], values[rows, :, self.positions] = key[:, :, 0], value[:, :, 0]

@@ -13,16 +13,12 @@ from selfrefine.model.template import ChatTemplate, Marks, fill, marks
 
 
 def uses_chat_template(
-    tokenizer: Tokenizer,
-    choice: str,
-    trained: ChatTemplate | None = None,
-    arguments: dict[str, object] | None = None,
+    tokenizer: Tokenizer, choice: str, trained: ChatTemplate | None = None, arguments: dict[str, object] | None = None
 ) -> ChatTemplate:
     """`auto`: as the adapter was trained, else the tokenizer's chat template where it has one; `none`: plain prompts;
     `always`: the template, which must be there. With `arguments`, these in place of True.
 
-    `trained` is the adapter's own way, None without one or where it is not noted. Raises UserError where `choice` or
-    `arguments` contradict it.
+    `trained` is the adapter's own way, None without one or where not noted; UserError where others contradict it.
     """
     has = tokenizer.chat_template is not None
     if trained is not None:

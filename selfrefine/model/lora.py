@@ -1,5 +1,4 @@
-"""QLoRA (§3.2.1): a hand-written LoRA adapter (Hu et al., 2021) over a frozen 4-bit layer (NF4, double quantisation;
-Dettmers et al., 2023).
+"""QLoRA (§3.2.1; Dettmers et al., 2023): LoRA (Hu et al., 2021) over a frozen 4-bit layer (NF4, double quantisation).
 
         x (..., in), compute dtype
         │
@@ -36,9 +35,7 @@ class NF4Linear(bnb.nn.Linear4bit):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, device: torch.device):
         outputs, inputs = weight.shape
-        super().__init__(
-            inputs, outputs, bias=False, compute_dtype=dtype, quant_type="nf4", device=torch.device("meta")
-        )
+        super().__init__(inputs, outputs, bias=False, compute_dtype=dtype, quant_type="nf4", device="meta")
         values = weight.to(device).contiguous()
         self.weight = bnb.nn.Params4bit(values, requires_grad=False, quant_type="nf4", module=self).to(device)
         self.weight.quant_state.dtype = dtype  # what dequantising gives
@@ -78,8 +75,7 @@ class LoRALinear(nn.Module):
 def add_lora(
     student: nn.Module, *, rank: int, alpha: float, dropout: float, seed: int, targets: Collection[str] = LINEARS
 ) -> None:
-    """Put an adapter over the 4-bit layers of `student` that `targets` names, in place; A is drawn from `seed`, alike
-    on any device."""
+    """Put an adapter over the 4-bit layers of `student` that `targets` names, in place; A is the same on any device."""
     generator = torch.Generator().manual_seed(seed)
     for path, layer in list(student.named_modules()):
         parent, _, name = path.rpartition(".")

@@ -23,6 +23,7 @@ from selfrefine.model.lora import NF4Linear
 
 # dense models whose checkpoint keys are their parameter names and whose logits are the plain head's
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+_SAFELY = {"local_files_only": True, "trust_remote_code": False}
 
 
 def find(name: str) -> Path:
@@ -37,21 +38,18 @@ def find(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "tokenizer*"]))
     except GatedRepoError:
-        raise UserError(
-            f"{name} is gated: accept its licence on its Hub page and set HF_TOKEN, or give a local folder."
-        ) from None
+        why = "is gated: accept its licence on its Hub page and set HF_TOKEN, or give a local folder"
     except (RepositoryNotFoundError, HFValidationError):
-        raise UserError(f"{name}: neither a folder here nor a model on the Hub; check the name.") from None
+        why = "is neither a folder here nor a model on the Hub; check the name"
     except Exception as error:
-        raise UserError(
-            f"{name} could not be had from the Hub ({type(error).__name__}): check the network, or give a local folder."
-        ) from None
+        why = f"could not be had from the Hub ({type(error).__name__}): check the network, or give a local folder"
+    raise UserError(f"{name} {why}.")
 
 
 def read_config(folder: Path, *, any_family: bool = False):
     """The model's configuration; unless `any_family`, refuses those whose loss here would be silently wrong."""
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, **_SAFELY)
     except Exception as error:
         raise UserError(f"{folder}: no model configuration that transformers can read ({_line(error)}).") from None
     if config.model_type not in FAMILIES and not any_family:
@@ -71,7 +69,7 @@ def context(config) -> int:
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The model's own tokenizer; nothing is added to it."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **_SAFELY)
     except Exception as error:
         raise UserError(f"{folder}: no tokenizer that transformers can read ({_line(error)}).") from None
     if tokenizer.eos_token_id is None:
@@ -121,11 +119,9 @@ def build(
         if path in blocks and kind == "bias":
             biases[path] = tensor
         elif path in blocks:
-            parent, _, attribute = path.rpartition(".")
-            setattr(student.get_submodule(parent), attribute, NF4Linear(tensor, None, dtype, device))
+            student.set_submodule(path, NF4Linear(tensor, None, dtype, device))
         elif key not in tied:
-            parameter = nn.Parameter(tensor.to(device, dtype), requires_grad=False)
-            setattr(student.get_submodule(path), kind, parameter)
+            setattr(student.get_submodule(path), kind, nn.Parameter(tensor.to(device, dtype), requires_grad=False))
     missing = sorted(set(wanted) - found - tied)
     if missing:
         raise UserError(f"{name}: {len(missing)} tensors are missing, the first is {missing[0]}.")
@@ -151,9 +147,7 @@ def load_unquantised(folder: Path, device: torch.device, dtype: torch.dtype) -> 
     scaled or capped), which is what sampling takes.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, trust_remote_code=False
-        )
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **_SAFELY)
     except Exception as error:
         raise UserError(f"{folder}: transformers cannot load this model ({_line(error)}).") from None
     model = model.to(device).eval()
@@ -168,30 +162,22 @@ def load_unquantised(folder: Path, device: torch.device, dtype: torch.dtype) -> 
         except Exception:  # whatever its code makes of arguments that it does not know
             alike = False
     if not alike:
-        raise UserError(
-            f"{folder}: a {model.config.model_type} model is not sampled right here: serve it, and ask it as a "
-            "teacher with --server."
-        )
+        kind = model.config.model_type
+        raise UserError(f"{folder}: a {kind} is not sampled right here: serve it, and ask it as a teacher by --server.")
     return model
 
 
 def fingerprint(folder: Path) -> str:
     """SHA-256 over every tensor's name, shape, dtype and first row: tells models apart in well under a second."""
-    digest = hashlib.sha256()
     rows = {}
     for shard in _shards(folder):
         with _opened(shard, "cpu") as tensors:
             for name in tensors.keys():  # noqa: SIM118, the handle is not a dict
                 part = tensors.get_slice(name)
                 row = part[:1] if part.get_shape() else tensors.get_tensor(name)
-                rows[name] = (
-                    part.get_shape(),
-                    part.get_dtype(),
-                    row.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes(),
-                )
-    for name, (shape, dtype, row) in sorted(rows.items()):
-        digest.update(f"{name} {shape} {dtype}".encode() + row)
-    return digest.hexdigest()
+                content = row.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+                rows[name] = f"{name} {part.get_shape()} {part.get_dtype()}".encode() + content
+    return hashlib.sha256(b"".join(row for _, row in sorted(rows.items()))).hexdigest()
 
 
 def _tensors(folder: Path, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:

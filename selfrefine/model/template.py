@@ -9,11 +9,9 @@ from selfrefine.model.student import Tokenizer
 
 _CONTENT = "selfrefine-content"
 # in place of transformers' function of this name, whose date is today's
-_TODAY = "{% macro strftime_now(format) %}{{ format"
-_TODAY += "".join(
-    f".replace({code!r}, {DATE.strftime(code)!r})" for code in re.findall("%-?.", "%-d%-m%a%A%b%B%d%m%y%Y%j%H%I%M%S%p")
-)
-_TODAY += " }}{% endmacro %}{{ '' }}"
+_CODES = re.findall("%-?.", "%-d%-m%a%A%b%B%d%m%y%Y%j%H%I%M%S%p")
+_FILLED = "".join(f".replace({code!r}, {DATE.strftime(code)!r})" for code in _CODES)
+_TODAY = "{% macro strftime_now(format) %}{{ format" + _FILLED + " }}{% endmacro %}{{ '' }}"
 
 # False: plain prompts; True: the template; with its arguments, where any are given, in place of True
 ChatTemplate = bool | dict[str, object]
@@ -31,8 +29,7 @@ class Marks:
 def fill(
     tokenizer: Tokenizer, chat_template: ChatTemplate, user: str, assistant: str | None = None, **how
 ) -> str | list[int]:
-    """The template filled in with a user's turn and an assistant's, or its beginning where that is None; `how` says in
-    what form."""
+    """The template filled in with a user's turn and an assistant's, or its beginning where that is None."""
     turns = [{"role": "user", "content": user}]
     turns += [] if assistant is None else [{"role": "assistant", "content": assistant}]
     arguments = chat_template if isinstance(chat_template, dict) else {}

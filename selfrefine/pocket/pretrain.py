@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from selfrefine import command
 from selfrefine.pocket.corpus import document
+from selfrefine.training.batches import Example, collate
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 VOCABULARY = 1024
@@ -35,41 +36,23 @@ def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=[BOS, EOS, PAD],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
+    how = {"vocab_size": VOCABULARY, "special_tokens": [BOS, EOS, PAD], "show_progress": False}
+    trainer = trainers.BpeTrainer(**how, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator(("\n".join(document(seed, index)) for index in range(20000)), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=BOS,
-        eos_token=EOS,
-        pad_token=PAD,
-        clean_up_tokenization_spaces=False,
+        tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD, clean_up_tokenization_spaces=False
     )
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A 1 M parameter Llama; every linear layer's sides are multiples of 64, NF4's block."""
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return LlamaForCausalLM(config)
+    shape = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
+    shape |= {"num_key_value_heads": 4, "max_position_embeddings": 512, "tie_word_embeddings": True}
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **shape, **special))
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -87,15 +70,11 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[tuple[tor
 
 def _pad(rows: list[tuple[list[int], list[int]]], tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of (prompt ids, response ids) to ids and loss weights; right padding needs no mask."""
-    longest = max(len(prompt) + len(response) for prompt, response in rows) + 1
-    ids = torch.full((len(rows), longest), tokenizer.pad_token_id)
-    weights = torch.zeros(len(rows), longest)
-    for row, (prompt, response) in enumerate(rows):
-        response = [*response, tokenizer.eos_token_id]
-        ids[row, : len(prompt) + len(response)] = torch.tensor(prompt + response)
+    batch = collate([Example(prompt, [*response, tokenizer.eos_token_id]) for prompt, response in rows], "cpu")
+    weights = batch.response.float()
+    for row, (prompt, _) in enumerate(rows):
         weights[row, : max(0, len(prompt) - PROMPT_END)] = PROMPT_WEIGHT
-        weights[row, len(prompt) : len(prompt) + len(response)] = 1
-    return ids, weights
+    return batch.ids, weights
 
 
 def rate(step: int, elapsed: float) -> float:

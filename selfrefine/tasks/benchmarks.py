@@ -10,6 +10,8 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from inspect import signature
 from pathlib import Path
 
 from selfrefine.errors import UserError
@@ -36,98 +38,70 @@ def _choice(question: str, options: Iterable[str], label: int, first: int = 0) -
     return clean(question), options, LETTERS[label - first]
 
 
-def _labelled(row: dict, question: str) -> Parts:
-    labels, key = row["choices"]["label"], row["answerKey"].strip()
+def _labelled(question: str, choices: dict, answerKey: str) -> Parts:
+    labels, key = choices["label"], answerKey.strip()
     if key and key not in labels:
         raise UserError(f'has the label "{key}", out of range {", ".join(labels)}')
-    return _choice(question, row["choices"]["text"], labels.index(key) if key else -1)
+    return _choice(question, choices["text"], labels.index(key) if key else -1)
 
 
-def _mmlu(row: dict) -> Parts:
-    answer = row["answer"]
-    return _choice(row["question"], row["choices"], LETTERS.index(answer) if answer in [*LETTERS] else int(answer))
+def _siqa(context: str, question: str, answerA: str, answerB: str, answerC: str, label: str) -> Parts:
+    return _choice(f"{clean(context)} {clean(question)}", (answerA, answerB, answerC), int(label), first=1)
 
 
-def _gsm8k(row: dict) -> Parts:
-    return clean(row["question"]), (), _number(row["answer"].rpartition("####")[2])
+def _mmlu(question: str, choices: list[str], answer: int | str) -> Parts:
+    return _choice(question, choices, LETTERS.index(answer) if answer in [*LETTERS] else int(answer))
 
 
-def _number(text: str) -> str:
-    value = numbers.value(text)
+def _math(problem: str, solution: str) -> Parts:
+    return clean(problem), (), (boxed(solution) or [("", "")])[-1][1]
+
+
+def _calculated(question: str, answer: str) -> Parts:
+    value = numbers.value(answer)
     if value is None:
-        raise UserError(f'has the answer "{text.strip()[:50]}", which is not a number')
-    return numbers.canonical(value)
+        raise UserError(f'has the answer "{answer.strip()[:50]}", which is not a number')
+    return clean(question), (), numbers.canonical(value)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a benchmark is on the Hub, the columns its rows must have, and how a row becomes a question."""
+    """Where a benchmark is on the Hub, and how a row becomes a question."""
 
     hub: str
-    configs: tuple[str, ...]
     revision: str | None  # pinned where the commit is known
-    columns: tuple[str, ...]
-    parts: Callable[[dict], Parts]
+    parts: Callable[..., Parts]  # takes the columns that a row must have, by their names
+    configs: tuple[str, ...] = ("default",)
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(signature(self.parts).parameters)
 
 
+# ybisk/piqa and allenai/social_i_qa are loading scripts, which datasets no longer runs; SIQA's labels count from 1
 SOURCES = {
     "obqa": Source(
         "allenai/openbookqa",
-        ("main",),
         "388097ea7776314e93a529163e0fea805b8a6454",
-        ("question_stem", "choices", "answerKey"),
-        lambda row: _labelled(row, row["question_stem"]),
+        lambda question_stem, choices, answerKey: _labelled(question_stem, choices, answerKey),
+        ("main",),
     ),
-    "csqa": Source(
-        "tau/commonsense_qa",
-        ("default",),
-        "94630fe30dad47192a8546eb75f094926d47e155",
-        ("question", "choices", "answerKey"),
-        lambda row: _labelled(row, row["question"]),
-    ),
-    "piqa": Source(  # ybisk/piqa itself is a loading script, which datasets no longer runs
+    "csqa": Source("tau/commonsense_qa", "94630fe30dad47192a8546eb75f094926d47e155", _labelled),
+    "piqa": Source(
         "baber/piqa",
-        ("default",),
         "142f6d7367fd9877f0fb3b5734ea6a545f54cdd1",
-        ("goal", "sol1", "sol2", "label"),
-        lambda row: _choice(row["goal"], (row["sol1"], row["sol2"]), int(row["label"])),
+        lambda goal, sol1, sol2, label: _choice(goal, (sol1, sol2), int(label)),
     ),
-    "siqa": Source(  # as allenai/social_i_qa, which is a loading script too; its labels count from 1
-        "lighteval/siqa",
-        ("default",),
-        None,
-        ("context", "question", "answerA", "answerB", "answerC", "label"),
-        lambda row: _choice(
-            f"{clean(row['context'])} {clean(row['question'])}",
-            (row["answerA"], row["answerB"], row["answerC"]),
-            int(row["label"]),
-            first=1,
-        ),
-    ),
+    "siqa": Source("lighteval/siqa", None, _siqa),
     "gsm8k": Source(
-        "openai/gsm8k", ("main",), "740312add88f781978c0658806c59bc2815b9866", ("question", "answer"), _gsm8k
+        "openai/gsm8k",
+        "740312add88f781978c0658806c59bc2815b9866",
+        lambda question, answer: _calculated(question, answer.rpartition("####")[2]),
+        ("main",),
     ),
-    "multiarith": Source(
-        "ChilleD/MultiArith",
-        ("default",),
-        None,
-        ("question", "final_ans"),
-        lambda row: (clean(row["question"]), (), _number(row["final_ans"])),
-    ),
-    "math": Source(
-        "EleutherAI/hendrycks_math",
-        tuple(_SUBJECTS.split()),
-        None,
-        ("problem", "solution"),
-        lambda row: (clean(row["problem"]), (), (boxed(row["solution"]) or [("", "")])[-1][1]),
-    ),
-    "mmlu": Source(
-        "cais/mmlu",
-        ("all",),
-        "c30699e8356da336a370243923dbaf21066bb9fe",
-        ("question", "choices", "answer"),
-        _mmlu,
-    ),
+    "multiarith": Source("ChilleD/MultiArith", None, lambda question, final_ans: _calculated(question, final_ans)),
+    "math": Source("EleutherAI/hendrycks_math", None, _math, tuple(_SUBJECTS.split())),
+    "mmlu": Source("cais/mmlu", "c30699e8356da336a370243923dbaf21066bb9fe", _mmlu, ("all",)),
 }
 
 
@@ -153,11 +127,12 @@ def load(task: str, split: str, data: Path | None = None) -> list[Question]:
 
 def question_of(row: dict, source: str, task: str, identity: str, place: str) -> Question:
     """A row of the benchmark `source` as a question; its target is "" where MATH gives none. Errors name `place`."""
-    missing = [column for column in SOURCES[source].columns if column not in row]
+    columns = SOURCES[source].columns
+    missing = [column for column in columns if column not in row]
     if missing:
-        raise UserError(f'{place} has no "{missing[0]}": rows of {source} have {", ".join(SOURCES[source].columns)}.')
+        raise UserError(f'{place} has no "{missing[0]}": rows of {source} have {", ".join(columns)}.')
     try:
-        question, options, target = SOURCES[source].parts(row)
+        question, options, target = SOURCES[source].parts(**{column: row[column] for column in columns})
     except UserError as error:
         raise UserError(f"{place} {error}.") from None
     except (TypeError, ValueError, KeyError, AttributeError):

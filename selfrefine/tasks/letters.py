@@ -64,19 +64,15 @@ class Letters:
         first, letters = span.strip().split("\n")[0], self.letters
         if self._walks(span):
             return None
-        opens = re.match(
-            rf"""(?x)["'(\[]*(?:[{letters}](?:[)\].:,"'] | \s*$ | \s+(?:[-–—:]|because\b|since\b|as\b) | --)
-            | [{letters.lower()}](?:[)\]] | \.?\s*$ | \.\s))""",
-            first,
-        )
+        form = rf"""(?x)["'(\[]*(?:[{letters}](?:[)\].:,"'] | \s*$ | \s+(?:[-–—:]|because\b|since\b|as\b) | --)
+            | [{letters.lower()}](?:[)\]] | \.?\s*$ | \.\s))"""
         text = re.match(rf"[\"'(\[]*[{letters}]\s(.*)", first)  # "C water"
-        opens = opens or (text and any(begin == 0 for begin, _, _ in self._texts(key(text[1]))))
+        opens = re.match(form, first) or (text and any(begin == 0 for begin, _, _ in self._texts(key(text[1]))))
         whole = self._whole(span) or self._whole(first)
         return whole or (self._opens(first[:1].upper() + first[1:]) if opens else None)
 
     def sentence(self, span: str) -> str | None:
-        """The one option that a sentence names and does not deny, by letter ("It is not A but B"), or at its close by
-        text ("So it is ice")."""
+        """The one option that it names and does not deny ("not A but B"), or closes with by text ("So ice")."""
         named = self._affirmed([span])
         complete = re.search(r"[.!\"')]\s*$", span)
         closes = named is None and complete and CONCLUDES.match(span) and not _HEDGED.search(span)
@@ -86,9 +82,7 @@ class Letters:
         """The one option that the last line names, or the only one that the text does, unless both are a walk's end."""
         lines, every = [line for line in text.split("\n") if sentences(line)] or [""], sentences(text)
         said = sentences(lines[-1]) or [""]
-        item = re.compile(
-            rf"""[\s(\[-]*(?:[Oo]ption |[Cc]hoice )?[("]?([{self.letters}])(?:[).:\]",]|\s+(?:says|is)\b)"""
-        )
+        item = re.compile(rf'[\s(\[-]*(?:[Oo]ption |[Cc]hoice )?[("]?([{self.letters}])(?:[).:\]",]|\s+(?:says|is)\b)')
         items = {found[1] for part in [*lines, *said] if (found := item.match(part))}
         walk = len(items) > 1 and (item.match(said[-1]) or item.match(lines[-1]))
         tries = [] if walk else [self._whole(lines[-1]), self.sentence(said[-1]), self._affirmed(said)]

@@ -1,12 +1,22 @@
-"""Own questions (--questions FILE): rows like a benchmark's, or question, target and, for a choice, options."""
+"""What is asked: questions of benchmarks, and own ones, rows like a benchmark's or question, target and options."""
 
+import argparse
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 from selfrefine.errors import UserError
 from selfrefine.files import check_text, read_lines
 from selfrefine.tasks.benchmarks import SOURCES, clean, question_of
 from selfrefine.tasks.questions import LETTERS, Question
+from selfrefine.tasks.splits import questions
+
+
+def asked_for(args: argparse.Namespace, tasks: Iterable[str], split: str) -> list[Question]:
+    """The questions of --questions, else of the tasks' split, at most --limit of each."""
+    if args.questions:
+        return read_questions(args.questions)[: args.limit]
+    return [q for task in dict.fromkeys(tasks) for q in questions(task, split, args.seed, args.data)[: args.limit]]
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -28,9 +38,7 @@ def read_questions(path: Path) -> list[Question]:
             source = max(known, key=lambda name: len(SOURCES[name].columns))
             question = question_of(row, source, task, identity, place)
         else:
-            raise UserError(
-                f'{place} needs "question" and "target" (and "options" for a choice), or a benchmark\'s columns.'
-            )
+            raise UserError(f'{place} needs "question" and "target" (a choice "options"), or a benchmark\'s columns.')
         for text in (question.question, *question.options):
             check_text(text, place)
         if not question.target:
@@ -54,9 +62,7 @@ def _own_question(row: dict, task: str, identity: str, place: str) -> Question:
     options = tuple(map(clean, options))
     if options and not (len(target) == 1 and target in LETTERS[: len(options)]):
         if options.count(target) != 1:
-            raise UserError(
-                f'{place}: the target "{target[:50]}" is neither a letter of the options nor the text of just one.'
-            )
+            raise UserError(f'{place}: target "{target[:50]}" is neither a letter of the options nor text of just one.')
         target = LETTERS[options.index(target)]
     return Question(task, identity, clean(row["question"]), target, options)
 

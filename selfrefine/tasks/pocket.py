@@ -4,9 +4,8 @@
 `pocket-unseen`   open question, stories that neither pre-training nor the train split contain; only a test
 `pocket-choice`   who has more? two people, each with a calculation; options: the one, the other, both the same
 
-The options of `pocket-choice` stand in a fixed order. Options with numbers ("A) 12") were tried first and
-dropped: a student of this size worked out the number (97 %) but named the letter at chance, also after 90 seconds
-of training on that alone.
+The options of `pocket-choice` stand in a fixed order. Options with numbers ("A) 12") were tried first: a student of
+this size worked out the number (97 %) but named the letter at chance, also after 90 seconds of training on that alone.
 
 The splits differ in their numbers, by construction: a checksum of the problem's numbers says to which split
 they belong, whatever the story. So no test question's numbers, in that order, occur in pre-training or in a
@@ -60,8 +59,8 @@ def generate(split: str, seed: int, count: int, task: str = "pocket") -> list[Qu
 
 def problem_of(question: Question) -> Problem:
     """The problem behind a generated question, found from its id; UserError for any other question."""
-    match = re.fullmatch(r"(.+)/(\w+)/(\d+)/(\d+)", question.id)
-    if not match or match[1] not in TASKS or match[2] not in SPLITS:
+    match = re.fullmatch(rf"({'|'.join(TASKS)})/({'|'.join(SPLITS)})/(\d+)/(\d+)", question.id)
+    if not match:
         raise UserError(f'question "{question.id}" is not of a pocket task: its solution is not known')
     return problem(match[1], match[2], int(match[3]), int(match[4]))
 
@@ -70,9 +69,7 @@ def problem_of(question: Question) -> Problem:
 def problem(task: str, split: str, seed: int, index: int) -> Problem:
     """Problem `index` of a task's split under `seed`."""
     if task not in TASKS or split not in SPLITS:
-        raise UserError(
-            f"pocket has the tasks {', '.join(TASKS)} and the splits {', '.join(SPLITS)}: not {task}/{split}"
-        )
+        raise UserError(f"pocket has the tasks {', '.join(TASKS)} and splits {', '.join(SPLITS)}: not {task}/{split}")
     if task == "pocket-unseen" and split != "test":
         raise UserError("pocket-unseen has a test split only: its stories are never trained on")
     name = f"{task}/{split}/{seed}/{index}"
@@ -134,22 +131,13 @@ def solve_step(left: int, sign: str, right: int) -> Step:
     return Step(left, sign, right, _OPERATIONS[sign](left, right))
 
 
-def _story(
-    rng: random.Random, text: str, numbers: dict[str, int], protagonist: tuple[str, str, str], other: str
-) -> str:
+def _story(rng: random.Random, text: str, numbers: dict[str, int], protagonist: tuple[str, ...], other: str) -> str:
     """The template's text with its wordings chosen and its slots filled."""
     name, he, his = protagonist
-    things, (boxes, box) = rng.choice(THINGS), rng.choice(BOXES)
+    things, boxes = rng.choice(THINGS), rng.choice(BOXES)
     him = {"he": "him", "she": "her"}[he]
-    slots = {
-        "name": name,
-        "Name": name[0].upper() + name[1:],
-        "he": he,
-        "He": he.capitalize(),
-        "his": his,
-        "him": him,
-    }
-    slots |= {"himself": him + "self", "other": other, "Other": other}
-    slots |= {"things": things, "thing": singular(things), "boxes": boxes, "box": box} | numbers
+    slots = {"name": name, "Name": name[0].upper() + name[1:], "he": he, "He": he.capitalize(), "his": his, "him": him}
+    slots |= {"himself": him + "self", "other": other, "Other": other, "things": things, "thing": singular(things)}
+    slots |= {"boxes": boxes, "box": singular(boxes)} | numbers
     wording = re.sub(r"\[([^]]*)\]", lambda choice: rng.choice(choice[1].split("|")), text)
     return wording.format(**slots)

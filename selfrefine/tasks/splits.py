@@ -5,7 +5,7 @@ import random
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from selfrefine.errors import UserError
 from selfrefine.tasks import pocket
@@ -16,32 +16,14 @@ from selfrefine.tasks.questions import Question
 PER_CLASS = {"obqa": 1000, "csqa": 800, "piqa": 2000, "siqa": 1330}
 GSM8K_TRAIN = 4000
 # §3.1: "the validation versions found on huggingface as test data"
-TEST_SPLIT = {"obqa": "validation", "csqa": "validation", "piqa": "validation", "siqa": "validation"}
+TEST_SPLIT = dict.fromkeys(PER_CLASS, "validation")
 # Figure 5: a quarter of the benchmark trains, and is left out where the other three quarters are evaluated
 QUARTERED = ("math", "mmlu")
 POCKET = {"train": 400, "test": 200}
 LOW_RESOURCE_BASE = 3000  # App. C.1: the smallest number of demonstrations that a task of theirs had
-
-
-class Row(Protocol):
-    """What a question and a demonstration have in common."""
-
-    @property
-    def task(self) -> str: ...
-    @property
-    def id(self) -> str: ...
-
-
-class Prompted(Protocol):
-    """What a demonstration and a pair have in common: the text x that was asked."""
-
-    @property
-    def asked(self) -> str: ...
-
-
-R = TypeVar("R", bound=Row)
-P = TypeVar("P", bound=Prompted)
 HOLD_OUT = "by the prompt's text, no longer by id"  # noted in a run's settings: one that began otherwise is refused
+
+Row = TypeVar("Row")  # a question, demonstration (both have `task` and `id`) or pair (the last two have `asked`: x)
 
 
 def questions(task: str, split: str, seed: int, data: Path | None = None) -> list[Question]:
@@ -66,7 +48,7 @@ def questions(task: str, split: str, seed: int, data: Path | None = None) -> lis
     return _shuffled(rows, seed)[:GSM8K_TRAIN] if task == "gsm8k" else rows
 
 
-def _shuffled(rows: Sequence[R], seed: int) -> list[R]:
+def _shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
     rows = list(rows)
     random.Random(seed).shuffle(rows)
     return rows
@@ -84,14 +66,12 @@ def _quarter(rows: list[Question], split: str, seed: int) -> list[Question]:
 
 def _balanced(rows: list[Question], per_class: int, seed: int) -> list[Question]:
     """`per_class` rows of every target by seed, mixed; where a class has fewer, as many of each as the rarest has."""
-    order = _shuffled(rows, seed)
-    classes = {
-        target: [row for row in order if row.target == target] for target in sorted({row.target for row in rows})
-    }
-    smallest = min(map(len, classes.values()))
+    order, targets = _shuffled(rows, seed), sorted({row.target for row in rows})
+    classes = [[row for row in order if row.target == target] for target in targets]
+    smallest = min(map(len, classes))
     if smallest < per_class:
         print(f"{rows[0].task} train: {smallest} questions per class, not {per_class}, are all it has", file=sys.stderr)
-    return _shuffled([row for group in classes.values() for row in group[: min(per_class, smallest)]], seed)
+    return _shuffled([row for group in classes for row in group[: min(per_class, smallest)]], seed)
 
 
 def _test(task: str, data: Path | None) -> list[Question]:
@@ -112,22 +92,18 @@ def _tell_seen(test: list[Question], train: list[Question]) -> None:
         print(f"{test[0].task} test: {seen} of {len(test)} questions are also in train{order}", file=sys.stderr)
 
 
-def _in_order(rows: Sequence[R]) -> list[R]:
-    """Rows by task and id: what a seed draws must not depend on the order in which a file was written."""
-    return sorted(rows, key=lambda row: (row.task, row.id))
-
-
-def fraction_of(rows: Sequence[R], fraction: float, seed: int) -> list[R]:
+def fraction_of(rows: Sequence[Row], fraction: float, seed: int) -> list[Row]:
     """App. C.1's low-resource samples: 1.0 is 3000 rows by seed, or all; 0.25 lies in 0.5, which lies in 0.75."""
     if not 0 < fraction <= 1:
         raise UserError(f"--fraction must be above 0 and at most 1, not {fraction}.")
-    base = _shuffled(_in_order(rows), seed)[:LOW_RESOURCE_BASE]
+    in_order = sorted(rows, key=lambda row: (row.task, row.id))  # what a seed draws depends on no order in a file
+    base = _shuffled(in_order, seed)[:LOW_RESOURCE_BASE]
     return base[: max(round(fraction * len(base)), 1)]
 
 
 def hold_out(
-    rows: Sequence[P], fraction: float, seed: int, among: Iterable[Prompted] | None = None
-) -> tuple[list[P], list[P]]:
+    rows: Sequence[Row], fraction: float, seed: int, among: Iterable[Row] | None = None
+) -> tuple[list[Row], list[Row]]:
     """Rows to train on and to validate on, in their order; all rows of a prompt, without the trigger, on one side.
 
     The share is of the prompts of `among` (default: the rows themselves), by a hash of each one's text and the seed:
@@ -136,10 +112,10 @@ def hold_out(
     """
     if not 0 <= fraction < 1:
         raise UserError(f"--validation-fraction must be at least 0 and below 1, not {fraction}.")
-    asked = sorted({row.asked for row in (rows if among is None else among)}, key=lambda text: _hash(seed, text))
+
+    def drawn(text: str) -> bytes:
+        return hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "surrogatepass")).digest()
+
+    asked = sorted({row.asked for row in (rows if among is None else among)}, key=drawn)
     held = set(asked[: min(max(round(fraction * len(asked)), 1 if fraction else 0), max(len(asked) - 1, 0))])
     return [row for row in rows if row.asked not in held], [row for row in rows if row.asked in held]
-
-
-def _hash(seed: int, text: str) -> bytes:
-    return hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "surrogatepass")).digest()

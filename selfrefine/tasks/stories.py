@@ -1,9 +1,8 @@
 # ruff: noqa: E501, a story stays on one line
 """The stories of the pocket task, as data: written for this project, in the manner of two-step school word problems.
 
-They were modelled on MultiArith's kinds of equation, a ± b ∓ c, (a ± b) × c and (a ± b) ÷ c, after looking
-at some rows of its *training* split; no text of it is used. A third of them go further (three steps, two
-products).
+They were modelled on MultiArith's kinds of equation, a ± b ∓ c, (a ± b) × c and (a ± b) ÷ c, after looking at some rows
+of its *training* split; no text of it is used. A third of them go further (three steps, two products).
 
 A template is (steps, text). In the text `[x|y]` is a free choice of wording, `{a}` .. `{d}` are numbers,
 `{name}` (`{Name}` at a sentence's start) is the protagonist, `{he}`, `{his}`, `{He}` the pronouns,
@@ -11,32 +10,13 @@ A template is (steps, text). In the text `[x|y]` is a free choice of wording, `{
 the steps `p`, `q` are the results of the first and second step; the last step's result is the answer.
 """
 
+_HE = "Adam Ben Carl Dan Eric Frank Henry Ivan Jack Kevin Luke Mike Nick Oscar Paul Robin Sam Tom Will Victor"
+_SHE = "Amy Bella Cara Diana Emma Faye Gina Haley Isabel Jenny Kate Lisa Maria Nancy Olivia Paige Rachel Sarah"
+_PRONOUNS = dict.fromkeys(_HE.split(), "he") | dict.fromkeys(_SHE.split(), "she")
+_PRONOUNS |= {"the teacher": "she", "the baker": "he", "the farmer": "he"}
+_PRONOUNS |= {"the artist": "she", "the coach": "he", "the gardener": "she"}
 # (name as inside a sentence, pronoun, possessive)
-HE, SHE = ("he", "his"), ("she", "her")
-PROTAGONISTS = tuple(
-    (name, *pronouns)
-    for pronouns, names in (
-        (
-            HE,
-            "Adam Ben Carl Dan Eric Frank Henry Ivan Jack Kevin Luke Mike Nick Oscar Paul Robin Sam Tom Will Victor",
-        ),
-        (
-            SHE,
-            "Amy Bella Cara Diana Emma Faye Gina Haley Isabel Jenny Kate Lisa Maria Nancy Olivia Paige Rachel Sarah",
-        ),
-    )
-    for name in names.split()
-) + tuple(
-    (name, *pronouns)
-    for name, pronouns in (
-        ("the teacher", SHE),
-        ("the baker", HE),
-        ("the farmer", HE),
-        ("the artist", SHE),
-        ("the coach", HE),
-        ("the gardener", SHE),
-    )
-)
+PROTAGONISTS = tuple((name, he, {"he": "his", "she": "her"}[he]) for name, he in _PRONOUNS.items())
 _OTHERS = "Anna Bob Clara David Ella George Helen Jacob Lucy Mark Nora Peter Rosa Simon Tina Zoe"
 OTHERS = tuple(_OTHERS.split())
 
@@ -46,16 +26,13 @@ buttons crayons pictures cupcakes toys pens peaches candies muffins ribbons brac
 pears tickets games magazines shirts bottles pizzas songs puzzles
 """
 THINGS = tuple(_THINGS.split())
-_IRREGULAR = {"peaches": "peach", "candies": "candy"}
-BOXES = (
-    ("boxes", "box"), ("bags", "bag"), ("baskets", "basket"), ("jars", "jar"), ("crates", "crate"),
-    ("trays", "tray"), ("packs", "pack"), ("shelves", "shelf"), ("rows", "row"), ("piles", "pile"),
-    ("drawers", "drawer"), ("buckets", "bucket"), ("albums", "album"), ("folders", "folder"), ("cases", "case"),
-)  # fmt: skip
+_BOXES = "boxes bags baskets jars crates trays packs shelves rows piles drawers buckets albums folders cases"
+BOXES = tuple(_BOXES.split())
+_IRREGULAR = {"peaches": "peach", "candies": "candy", "boxes": "box", "shelves": "shelf"}
 
 
 def singular(things: str) -> str:
-    """One of the things: "marbles" -> "marble"."""
+    """One of the things or boxes: "marbles" -> "marble"."""
     return _IRREGULAR.get(things, things[:-1])
 
 

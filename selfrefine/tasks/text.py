@@ -9,17 +9,12 @@ import unicodedata
 
 _TRUTH = {"yes": True, "true": True, "no": False, "false": False}
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{\s*(?:\\text\w*\s*\{)?([^{}]*)\}")
-_STATED = re.compile(
-    r"\b(?:answer|solution|result)\b[^.:\n]{0,60}?(?:\b(?:is|are|was|were|be)\b|:)[\s:]*|####\s*", re.IGNORECASE
-)
+_STATED = re.compile(r"(?i)\b(?:answer|solution|result)\b[^.:\n]{0,60}?(?:\b(?:is|are|was|were|be)\b|:)[\s:]*|####\s*")
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\bSt\.)(?<!\b[DM]r\.)(?<!\bMrs\.)\s+(?=[\w'(])|\n+")
 _COPULA = re.compile(r"\b(?:is|are|was|were|equals)\b|:|=", re.IGNORECASE)
-_OF_THE_SUBJECT = re.compile(
-    r"\s*(?:the|an?|called|known as|named)\b", re.IGNORECASE
-)  # "Paris is the capital of France"
+_OF_THE_SUBJECT = re.compile(r"(?i)\s*(?:the|an?|called|known as|named)\b")  # "Paris is the capital of France"
 _LEADING = re.compile(
-    r"(?:just|simply|indeed|called|named|known as|(?:\w+(?:ed|en)|made|in|at|on)(?: by| in| at| as)?|by|from) ",
-    re.IGNORECASE,
+    r"(?i)(?:just|simply|indeed|called|named|known as|(?:\w+(?:ed|en)|made|in|at|on)(?: by| in| at| as)?|by|from) "
 )
 _TRAILING = re.compile(
     r"[,;(]|\s[-–—]\s|\.\s|\s(?:because|since|as|which|who|that|where|when|while|in|on|at|of|for|from|by|with|has|had|won|wrote|made|did)\s"
@@ -52,17 +47,17 @@ def read(text: str, target: str) -> tuple[str | None, str]:
     """
     text = re.sub(r"[*`\"“”$]", "", text.replace("’", "'")).strip()
     find = _truth if target.strip(" .").lower() in _TRUTH else _phrase
-    for rule, places in (("boxed", _boxed), ("stated", _stated), ("opening", _opening), ("concluding", _concluding)):
-        found = find(places(text), target)
-        if found:
-            return found, rule
-    return None, "none"
+    places = {"boxed": _BOX.findall(text)[-1:], "stated": _stated(text), "opening": _opening(text)}
+    places["concluding"] = _concluding(text)
+    return next(((found, rule) for rule, said in places.items() if (found := find(said, target))), (None, "none"))
 
 
 def _phrase(places: list[str], target: str) -> str | None:
     """The target where one of the forms of what is said is it, else the first; a bare number has the target's unit."""
-    forms = [normalise(form) for place in places for form in _forms(place)]
-    wanted = normalise(target)
+    forms, wanted = [], normalise(target)
+    for place in places:  # as it stands, and without what may lead up to it or follow
+        bare = _LEADING.sub("", place.strip(), count=1) if _LEADING.match(place.strip()) else place
+        forms += [normalise(form) for whole in (place, bare) for form in (whole, _TRAILING.split(whole.strip())[0])]
     if wanted in forms or re.sub(r"(?<=\d) \D+$", "", wanted) in forms:
         return wanted
     return next(filter(None, forms), None)
@@ -79,16 +74,6 @@ def _truth(places: list[str], target: str) -> str | None:
     return None
 
 
-def _forms(place: str) -> list[str]:
-    """What is said, as it stands, and without what may lead up to it or follow."""
-    bare = _LEADING.sub("", place.strip(), count=1) if _LEADING.match(place.strip()) else place
-    return [form for whole in (place, bare) for form in (whole, _TRAILING.split(whole.strip())[0])]
-
-
-def _boxed(text: str) -> list[str]:
-    return _BOX.findall(text)[-1:]
-
-
 def _stated(text: str) -> list[str]:
     """The rest of the line after the last "the answer is", as sentence and whole."""
     found = [text[match.end() :] for match in _STATED.finditer(text) if text[match.end() :].strip()]
@@ -99,9 +84,7 @@ def _stated(text: str) -> list[str]:
 def _opening(text: str) -> list[str]:
     """A phrase that is no sentence, at the beginning: a direct answer, explained or not."""
     first, *others = _SENTENCE.split(text)
-    answers = _COPULA.search(first) is None or re.match(
-        r"(?:yes|no|true|false)\b\s*(?:[,.;:!]|$)", first, re.IGNORECASE
-    )
+    answers = _COPULA.search(first) is None or re.match(r"(?i)(?:yes|no|true|false)\b\s*(?:[,.;:!]|$)", first)
     bare = answers and len(first.split()) <= 12 and not _UNDER_WAY.search(first)
     return [first] if bare and not any(map(_RETHOUGHT.search, others)) else []
 

@@ -78,6 +78,7 @@ def _answer(reply: object) -> Answer:
     try:
         choice = reply["choices"][0]
         content, refusal = choice["message"].get("content"), choice["message"].get("refusal")
+        ids = _ids(choice.get("token_ids")), _ids(reply.get("prompt_token_ids"))  # vLLM's, where it was asked for them
         finish = str(choice.get("finish_reason") or "stop").lower().partition(":")[0]  # Google's says more behind it
         if isinstance(content, list):  # parts; a model's thoughts may be one
             content = "".join(part["text"] for part in content if part.get("type") == "text")
@@ -91,7 +92,13 @@ def _answer(reply: object) -> Answer:
         content = ""  # all tokens went into thoughts
     if not isinstance(content, str):
         raise BadReply("the server's reply has no text")
-    return Answer(_hidden(_storable(content)), ended=finish in _ENDED)
+    return Answer(_hidden(_storable(content)), finish in _ENDED, *ids)
+
+
+def _ids(value: object) -> tuple[int, ...] | None:
+    """Token ids, None where a reply has none."""
+    known = isinstance(value, list) and all(type(i) is int and i >= 0 for i in value)
+    return tuple(value) if known else None
 
 
 def _failure(status: int, reply: object, response: httpx2.Response, model: str) -> Exception:

@@ -14,36 +14,29 @@ _TOKENS_PER_TURN = 10  # what a chat template adds
 
 
 def add_server_flags(parser: Parser) -> None:
-    """--server and how to talk to it, --dry-run and the prices that it multiplies."""
+    """--server and how to talk to it."""
     group = parser.add_argument_group("server (OpenAI-compatible; the key comes from OPENAI_API_KEY only)")
-    group.add_argument(
-        "--server",
-        metavar="URL",
-        help="the vendor's base URL, e.g. https://api.openai.com/v1 or http://localhost:8000/v1",
-    )
+    base = "the vendor's base URL, e.g. https://api.openai.com/v1 or http://localhost:8000/v1"
+    group.add_argument("--server", metavar="URL", help=base)
     group.add_argument("--concurrency", type=positive, default=16, metavar="N", help="requests in flight")
     group.add_argument("--timeout", type=rate, default=600, metavar="SECONDS", help="for one request")
-    group.add_argument(
-        "--patience",
-        type=rate,
-        default=600,
-        metavar="SECONDS",
-        help="how long to go on asking a server that fails or does not answer",
-    )
-    group.add_argument(
-        "--extra-body",
-        type=_fields,
-        metavar="JSON",
-        help='more fields of each request, e.g. \'{"reasoning_effort": "low"}\'; null leaves a field out',
-    )
+    asking = "how long to go on asking a server that fails or does not answer"
+    group.add_argument("--patience", type=rate, default=600, metavar="SECONDS", help=asking)
+    more = 'more fields of each request, e.g. \'{"reasoning_effort": "low"}\'; null leaves a field out'
+    group.add_argument("--extra-body", type=_fields, metavar="JSON", help=more)
+
+
+def add_plan_flags(parser: Parser) -> None:
+    """--dry-run and the prices that it multiplies."""
     plan = parser.add_argument_group("plan")
     plan.add_argument("--dry-run", action="store_true", help="print the requests and tokens to come, ask nothing")
     plan.add_argument("--price-in", type=rate, metavar="PRICE", help="of a million prompt tokens, for --dry-run")
     plan.add_argument("--price-out", type=rate, metavar="PRICE", help="of a million answer tokens, for --dry-run")
 
 
-def server_settings(args: argparse.Namespace) -> dict:
-    """The arguments of `server.answers` that come from these flags; UserError for what is no server's address."""
+def server_settings(args: argparse.Namespace, more: dict | None = None) -> dict:
+    """The arguments of `server.answers` that come from flags, and `more` fields of each request unless --extra-body has
+    them; UserError for what is no server's address."""
     try:
         address = urlsplit(args.server)
         usable = address.scheme in ("http", "https") and address.hostname and address.port != 0
@@ -54,13 +47,9 @@ def server_settings(args: argparse.Namespace) -> dict:
     if address.username or address.password or address.query:
         azure = " (Azure's is https://NAME.openai.azure.com/openai/v1)" if "api-version" in address.query else ""
         raise UserError(f"--server: give the base URL alone{azure}; a key is read from OPENAI_API_KEY.")
-    return {
-        "url": args.server,
-        "concurrency": args.concurrency,
-        "timeout": args.timeout,
-        "patience": args.patience,
-        "extra_body": args.extra_body,
-    }
+    same = ("temperature", "max_new_tokens", "seed", "concurrency", "timeout", "patience")
+    extra = (more or {}) | (args.extra_body or {})
+    return {"url": args.server, "extra_body": extra} | {name: getattr(args, name) for name in same}
 
 
 def print_plan(prompts: Mapping[Key, str], args: argparse.Namespace) -> None:

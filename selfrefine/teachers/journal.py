@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from selfrefine.errors import RunError, UserError
 from selfrefine.files import TORN, lock, read_lines, write_whole
-from selfrefine.teachers import Answer, Key, Refusal
+from selfrefine.teachers import Answer, Key, Refusal, named
 
 _SYNC_SECONDS = 1.0
 
@@ -55,26 +55,27 @@ def appending(
 
 
 def rows_by_key(path: Path, names: tuple[str, ...], settings: dict) -> dict[Key, dict]:
-    """The answers in `path` so far, by the fields that name them; none where there is no file.
+    """The answers in `path` so far, by the fields or settings that name them; none where there is no file.
 
     An answer that was cut may have a later one in its place, and `max_new_tokens` may have grown. Raises UserError
-    where a row was made with other settings, or where two rows have one key.
+    where a row was made with other settings (one that names it may be left open), or where two rows have one key.
     """
     rows: dict[Key, dict] = {}
     for place, row in read_lines(path) if path.exists() else ():
         try:
-            key = tuple(str(row[name]) for name in names)
             made_with = dict(row["settings"])
+            key = tuple(str((made_with | row)[name]) for name in names)
         except (KeyError, TypeError, ValueError):
             raise UserError(f"{place} was not written by this command: give another --output.") from None
-        changed = [name for name in {**made_with, **settings} if made_with.get(name) != settings.get(name)]
+        now = {name: made_with.get(name) for name in names} | settings
+        changed = [name for name in made_with | now if made_with.get(name) != now.get(name)]
         if _tokens(made_with) < _tokens(settings):
             changed.remove("max_new_tokens")
         if changed:
             what = ", ".join(f"{name} {made_with.get(name)} (now {settings.get(name)})" for name in changed)
             raise UserError(f"{place} was made with {what}: keep to it, or give another --output.")
         if key in rows and rows[key].get("ended", True):
-            raise UserError(f"{place} answers {' '.join(key)} again: remove one of the two lines.")
+            raise UserError(f"{place} answers {named(key)} again: remove one of the two lines.")
         rows[key] = row
     return rows
 
@@ -118,7 +119,7 @@ def complain(refused: dict[Key, Refusal]) -> None:
     if refused:
         key, refusal = next(iter(refused.items()))
         raise RunError(
-            f"{len(refused)} got no answer, the first is {' '.join(key)}: {refusal.reason} All other answers are kept; "
+            f"{len(refused)} got no answer, the first is {named(key)}: {refusal.reason} All other answers are kept; "
             "the same command asks these again."
         )
 

@@ -19,14 +19,18 @@ import httpx2
 from tqdm import tqdm
 
 from selfrefine.errors import RunError, UserError
-from selfrefine.teachers import Answer, Key, Refusal
+from selfrefine.teachers import Answer, Key, Refusal, named
 from selfrefine.teachers.chat import Again, BadReply, Filtered, Refused, api_key, ask
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds, of the back-off
 _WARN_EVERY = 10.0  # seconds
 _BAD_REPLIES = 5  # in a row to one question, before it counts as refused
 # fields that some models do not take, and what their absence means
-_OPTIONAL = {"seed": "another run will give other answers", "temperature": "it samples at its own"}
+_OPTIONAL = {
+    "seed": "another run will give other answers",
+    "temperature": "it samples at its own",
+    "return_token_ids": "answers are kept as texts alone",
+}
 
 
 @dataclass
@@ -155,7 +159,7 @@ def _check_patience(talk: _Talk, key: Key, reason: str, failing_since: float, wa
     silent_since = max(failing_since, talk.answered_at or failing_since)  # others' answers show that it is alive
     if max(wait, now - silent_since) > talk.patience:
         raise RunError(
-            f"no answer to {' '.join(key)} within --patience {talk.patience:g} s: {reason}. What was answered is kept; "
+            f"no answer to {named(key)} within --patience {talk.patience:g} s: {reason}. What was answered is kept; "
             "the same command goes on from there."
         )
     if now - talk.warned_at > _WARN_EVERY:
@@ -167,8 +171,7 @@ def _given_up(talk: _Talk, key: Key, reason: str) -> Refusal:
     """One question goes without an answer; where none has had one, the fault is not the question's."""
     if talk.answered_at is None:
         raise UserError(
-            f"no answer to {' '.join(key)} or any other: {reason} Check --server, OPENAI_API_KEY, the model "
-            "and the flags."
+            f"no answer to {named(key)} or any other: {reason} Check --server, OPENAI_API_KEY, the model and the flags."
         )
     return Refusal(reason)
 
@@ -207,4 +210,4 @@ async def _pause(talk: _Talk, seconds: float) -> None:
 
 def _seed(seed: int, key: Key) -> int:
     """A seed for one question, in the 31 bits that every server takes."""
-    return zlib.crc32("\0".join([str(seed), *key]).encode("utf-8", "surrogatepass")) >> 1
+    return zlib.crc32("\0".join(map(str, [seed, *key])).encode("utf-8", "surrogatepass")) >> 1

@@ -7,7 +7,6 @@ A checkpoint is written into a draft folder, synced and renamed, so that it is t
 import json
 import math
 import os
-import re
 import shutil
 import sys
 from dataclasses import asdict, dataclass
@@ -58,7 +57,9 @@ def save_checkpoint(
     target = root / f"step-{progress.step:08d}"
     shutil.rmtree(target, ignore_errors=True)
     os.rename(draft, target)
-    _sync(root)
+    descriptor = os.open(root, os.O_RDONLY)
+    os.fsync(descriptor)  # the renaming too
+    os.close(descriptor)
     for old in _found(folder)[KEPT:]:
         shutil.rmtree(old)
 
@@ -80,10 +81,8 @@ def restore(folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.
                 parameter.copy_(tensors[name])
             prefix = f"{name}."
             moments = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            device = parameter.device
-            optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(device) for key, value in moments.items()
-            }
+            on = {key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()}
+            optimizer.state[parameter] = on
         print(f"resuming after step {progress.step} from {checkpoint}")
         return progress
     print(f"--resume: no checkpoint in {folder}; starting afresh.")
@@ -92,14 +91,4 @@ def restore(folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.
 
 def _found(folder: Path) -> list[Path]:
     """Checkpoint folders, newest first."""
-    root = folder / "checkpoints"
-    named = [path for path in root.glob("step-*") if re.fullmatch(r"step-\d{8}", path.name)]
-    return sorted(named, reverse=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return sorted((folder / "checkpoints").glob("step-" + 8 * "[0-9]"), reverse=True)

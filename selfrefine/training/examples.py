@@ -1,5 +1,4 @@
-"""From records (lines of the user's files) to examples and pairs of token ids: what is kept, what is left out, and
-that it is said."""
+"""From records (lines of the user's files) to examples and pairs of token ids; what is left out is said."""
 
 import argparse
 from collections.abc import Callable, Iterable
@@ -23,17 +22,14 @@ Ids = TypeVar("Ids", Example, Pair)
 def kept_demonstrations(args: argparse.Namespace) -> tuple[list[Demonstration], list[Demonstration]]:
     """All demonstrations of --demonstrations, and those that --keep and --fraction keep."""
     read = read_demonstrations(args.demonstrations)
-    kept = keep_correct(read) if args.keep == "correct" else read
+    kept = [row for row in read if args.keep == "all" or is_correct(row)]
     return read, fraction_of(kept, args.fraction, args.seed) if args.fraction else kept
 
 
-def keep_correct(demonstrations: Iterable[Demonstration]) -> list[Demonstration]:
-    """The demonstrations whose answer is right: App. B calls â the "target answer", DPO_CoT wants "correct CoT"."""
-    return [row for row in demonstrations if (row.correct if row.correct is not None else is_correct(row))]
-
-
 def is_correct(row: Demonstration) -> bool:
-    """Whether the teacher's answer, as it is read, is the target."""
+    """Whether the teacher's answer is right: App. B calls â the "target answer", DPO_CoT wants "correct CoT"."""
+    if row.correct is not None:
+        return row.correct
     return grade(row.output, row.target, row.options or options_in(row.input), row.task, row.ended).correct
 
 
@@ -52,40 +48,30 @@ def split(
 def examples_of(setup: Setup, records: list[Demonstration]) -> list[Example]:
     """(i, q, â) of §2.1 as ids: the prompt is x̂ (Table 6's input has the trigger), the response â with its end token.
     Records that cannot be used are left out."""
-    examples, problems, turn = [], [], marks(setup.tokenizer, setup.chat_template)
+    made, turn = [], marks(setup.tokenizer, setup.chat_template)
     for record in records:
         asked = join(record.instruction, record.input)
         prompt = encode_prompt(setup.tokenizer, asked, chat_template=setup.chat_template)
         example = Example(prompt, _response(setup.tokenizer, record.output, None, record.ended, turn), record.id)
         problem = "an empty answer" if not record.output.strip() else _problem(example, setup.config)
-        problem = problem or rendered(asked, [record.output], turn)
-        if problem:
-            problems.append(f"{record.id}: {problem}")
-        else:
-            examples.append(example)
-    _require_most(len(records), problems, setup.args.max_dropped, "demonstrations")
-    return examples
+        made.append((example, problem or rendered(asked, [record.output], turn)))
+    return _usable(made, setup.args.max_dropped, "demonstrations")
 
 
 def pairs_of(setup: Setup, records: list[Preference]) -> list[Pair]:
-    """(x̂, y_w, y_l) as ids (x in place of x̂ for Eq. 5). Records that cannot be used are left out, those of equal sides
-    too: their gradient is zero."""
-    pairs, problems, equal, turn = [], [], 0, marks(setup.tokenizer, setup.chat_template)
+    """(x̂, y_w, y_l) as ids (x for x̂ in Eq. 5), but of records that are of no use or of equal sides: zero gradient."""
+    made, turn = [], marks(setup.tokenizer, setup.chat_template)
     for record in records:
         prompt = encode_prompt(setup.tokenizer, record.prompt, chat_template=setup.chat_template)
         chosen = _response(setup.tokenizer, record.chosen, record.chosen_ids, record.chosen_ended, turn)
         rejected = _response(setup.tokenizer, record.rejected, record.rejected_ids, record.rejected_ended, turn)
         pair = Pair(prompt, chosen, rejected, record.id)
         problem = _problem(pair, setup.config) or rendered(record.prompt, [record.chosen, record.rejected], turn)
-        if problem:
-            problems.append(f"{record.id}: {problem}")
-        elif chosen == rejected:
-            equal += 1
-        else:
-            pairs.append(pair)
-    _require_most(len(records), problems, setup.args.max_dropped, "pairs")
-    if equal:
-        print(f"{equal} pairs whose sides are the same left out: their gradient is zero")
+        made.append((pair, problem))
+    usable = _usable(made, setup.args.max_dropped, "pairs")
+    pairs = [pair for pair in usable if pair.chosen != pair.rejected]
+    if len(pairs) < len(usable):
+        print(f"{len(usable) - len(pairs)} pairs whose sides are the same left out: their gradient is zero")
     return pairs
 
 
@@ -111,11 +97,17 @@ def _problem(example: Example | Pair, config) -> str | None:
     return None
 
 
-def _require_most(count: int, problems: list[str], allowed: float, what: str) -> None:
+def _usable(made: list[tuple[Ids, str | None]], allowed: float, what: str) -> list[Ids]:
+    """Those without a problem; UserError where the others are more than the `allowed` share."""
+    require_most(len(made), [f"{ids.id}: {problem}" for ids, problem in made if problem], allowed, what)
+    return [ids for ids, problem in made if not problem]
+
+
+def require_most(count: int, problems: list[str], allowed: float, what: str, mend: str = "mend the rows") -> None:
     """Counts and names the records with a problem; UserError where they are more than the `allowed` share."""
     if problems:
         named = "; ".join([*problems[:5], *["..."] * (len(problems) > 5)])
         told = f"{len(problems)} of {count} {what} left out ({named})"
         if len(problems) > allowed * count:
-            raise UserError(f"{told}: more than --max-dropped {allowed:g} allows; mend the rows or raise it.")
+            raise UserError(f"{told}: more than --max-dropped {allowed:g} allows; {mend} or raise it.")
         print(f"warning: {told}")

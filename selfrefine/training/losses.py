@@ -31,3 +31,11 @@ def dpo_loss(margin: Tensor) -> Tensor:
     the better it is told apart; π_inst is a constant.
     """
     return -F.logsigmoid(margin)  # Eqs. 1 and 3
+
+
+def chosen_nll(chosen: Tensor, tokens: Tensor) -> Tensor:
+    """−log π_θ(y_w|x̂) per token of y_w, (P,): what --chosen-nll adds to L_DPO, against displacement.
+
+    Not the paper's: the NLL term of Pang et al. (2024, arXiv 2404.19733). chosen: log π_θ(y_w|x̂); tokens: |y_w|.
+    """
+    return -chosen / tokens

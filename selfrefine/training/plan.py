@@ -1,6 +1,6 @@
 """What a run will do, said before any weight is loaded: steps, epochs, how far it can move, and what it needs."""
 
-import argparse
+from argparse import Namespace
 
 import torch
 from transformers import PretrainedConfig
@@ -12,9 +12,7 @@ from selfrefine.training.batches import steps_per_epoch
 from selfrefine.training.checkpoint import KEPT
 
 
-def describe(
-    config: PretrainedConfig, args: argparse.Namespace, rates: list[float], rows: int, dtype: torch.dtype
-) -> str:
+def describe(config: PretrainedConfig, args: Namespace, rates: list[float], rows: int, dtype: torch.dtype) -> str:
     """A few lines on the run. Adam moves a weight by about its learning rate a step at most: Σ rates bounds it, and
     what A and B add to the student counts α/r."""
     epochs = len(rates) / steps_per_epoch(rows, args.batch_size)
@@ -29,12 +27,12 @@ def describe(
     )
 
 
-def disk(config: PretrainedConfig, args: argparse.Namespace) -> int:
+def disk(config: PretrainedConfig, args: Namespace) -> int:
     """Bytes that the run folder comes to: two adapters, and three checkpoints of adapter and two moments."""
     return _adapter(config, args) * 4 * (2 + 3 * (KEPT + 1))
 
 
-def memory(config: PretrainedConfig, args: argparse.Namespace, dtype: torch.dtype) -> dict[str, int]:
+def memory(config: PretrainedConfig, args: Namespace, dtype: torch.dtype) -> dict[str, int]:
     """Estimated bytes by what takes them, from the configuration alone; libraries and fragmentation not counted."""
     hidden, layers, inner = config.hidden_size, config.num_hidden_layers, config.intermediate_size
     shapes, adapted = _shapes(config), set(args.lora_targets)
@@ -84,7 +82,7 @@ def _shapes(config: PretrainedConfig) -> dict[str, tuple[int, int]]:
     return dict(zip(LINEARS, [*attention, (hidden, inner), (hidden, inner), (inner, hidden)], strict=True))
 
 
-def _adapter(config: PretrainedConfig, args: argparse.Namespace) -> int:
+def _adapter(config: PretrainedConfig, args: Namespace) -> int:
     """Parameters of the adapters."""
     shapes = _shapes(config)
     return config.num_hidden_layers * args.lora_rank * sum(sum(shapes[name]) for name in set(args.lora_targets))

@@ -75,13 +75,11 @@ def require_start(loss: float, margin: float, dtype: torch.dtype) -> None:
 
 def displacement(means: dict[str, float]) -> str:
     """How far both sides moved from π_inst; a warning where y_w itself became less likely, which no loss notices."""
-    told = (
-        f"log π(y_w|x̂) changed by {means['chosen_change']:+.3f}, log π(y_l|x̂) by {means['rejected_change']:+.3f} "
-        "on average"
-    )
-    if means["chosen_change"] < 0:
+    chosen, rejected = means["chosen_change"], means["rejected_change"]
+    told = f"log π(y_w|x̂) changed by {chosen:+.3f}, log π(y_l|x̂) by {rejected:+.3f} on average"
+    if chosen < 0:
         told = (
             f"warning: {told}: the preferred answers became less likely, which the validation loss does not show; "
-            "read some answers, and lower --learning-rate or --max-steps if they got worse"
+            "read some answers, and lower --learning-rate or --max-steps, or add --chosen-nll, if they got worse"
         )
     return told

@@ -16,8 +16,7 @@ def constant(step: int, steps: int, warmup: int) -> float:
 
 
 def linear(step: int, steps: int, warmup: int) -> float:
-    """Phase 2: linear warm-up over `warmup` steps (§3.2.1: 100), then the decay that is the trainer's default, linear
-    towards 0 at step `steps`."""
+    """Phase 2: linear warm-up (§3.2.1: 100 steps), then the trainer's default decay, linear to 0 at step `steps`."""
     if step < warmup:
         return (step + 1) / warmup
     return (steps - step) / max(1, steps - warmup)

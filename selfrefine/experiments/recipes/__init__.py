@@ -11,34 +11,18 @@ A recipe is a JSON file that anyone can write, like those beside this file:
 """
 
 import json
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from selfrefine.errors import UserError
 
 FOLDER = Path(__file__).parent
 COMMANDS = ("annotate", "train_it", "train_dpo", "evaluate", "judge")
+PARTS = ("experiments", *COMMANDS, "environment", "seconds")  # objects
 SHIPPED = tuple(sorted(file.stem for file in FOLDER.glob("*.json")))
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Flags by command, `experiments` among them; and what is said of it."""
-
-    name: str
-    about: str = ""
-    experiments: dict = field(default_factory=dict)
-    annotate: dict = field(default_factory=dict)
-    train_it: dict = field(default_factory=dict)
-    train_dpo: dict = field(default_factory=dict)
-    evaluate: dict = field(default_factory=dict)
-    judge: dict = field(default_factory=dict)
-    environment: dict = field(default_factory=dict)
-    seconds: dict = field(default_factory=dict)
-
-
-def read(name: str) -> Recipe:
-    """A shipped recipe by its name, or anyone's by its file; UserError where it is not one."""
+def read(name: str) -> dict:
+    """A shipped recipe by its name, or anyone's by its file, with every part; UserError where it is not one."""
     path = FOLDER / f"{name}.json" if name in SHIPPED else Path(name)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -46,9 +30,9 @@ def read(name: str) -> Recipe:
         raise UserError(f"--recipe {name}: {error.strerror}; give a JSON file, or {', '.join(SHIPPED)}.") from None
     except ValueError as error:
         raise UserError(f"--recipe {name} is not JSON ({error}): mend it.") from None
-    known = {entry.name for entry in fields(Recipe)} - {"name"}
-    if not isinstance(found, dict) or not found.keys() <= known:
-        raise UserError(f"--recipe {name} must be an object with no other names than {', '.join(sorted(known))}.")
+    if not isinstance(found, dict) or not found.keys() <= {"about", *PARTS}:
+        known = ", ".join(sorted(["about", *PARTS]))
+        raise UserError(f"--recipe {name} must be an object with no other names than {known}.")
     for part, value in found.items():
         if not isinstance(value, str if part == "about" else dict):
             raise UserError(f'--recipe {name}: "{part}" must be {"a text" if part == "about" else "an object"}.')
@@ -57,4 +41,4 @@ def read(name: str) -> Recipe:
             raise UserError(f'--recipe {name}: "{part}" has {bad[0]!r}, which is no flag: flags begin with --.')
     if found.get("seconds") and set(found["seconds"]) != set(COMMANDS):
         raise UserError(f'--recipe {name}: "seconds" must have those of each of {", ".join(COMMANDS)}.')
-    return Recipe(path.stem, **found)
+    return {"name": path.stem, "about": "", **{part: {} for part in PARTS}, **found}
