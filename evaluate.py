@@ -5,10 +5,11 @@ machine or served (--server)."""
 import argparse
 import json
 from collections.abc import Callable, Container, Iterator
+from pathlib import Path
 
-from selfrefine import command, flags
+from selfrefine import command, flags, ranks
 from selfrefine.errors import UserError
-from selfrefine.files import beside, lock, write_json, write_whole
+from selfrefine.files import beside, lock, write_json
 from selfrefine.runs import FREE, changes, versions
 from selfrefine.scores import Key, prediction, read_predictions, score, table, without_results
 from selfrefine.tasks.own import asked_for
@@ -22,6 +23,8 @@ def main() -> None:
     args = flags.evaluation(__doc__)
     asked = what_is_asked(args)
     if args.server:
+        if ranks.COUNT > 1:
+            raise UserError("torchrun is for a student on this machine: start --server without it.")
         made_by, answers = {}, served(args, asked)
     else:
         from selfrefine.teachers import local  # which needs torch
@@ -31,19 +34,13 @@ def main() -> None:
     # What was answered before, by a run of the same settings, is not asked again
     settings = vars(args) | made_by
     output, predictions = beside(args.output, ".json"), beside(args.output, ".predictions.jsonl")
-    held = lock(predictions)  # noqa: F841, the file's lock
-    begun = predictions.stat().st_size or not without_results(output)
-    free = FREE | {"batch_size", "server", "concurrency", "timeout", "patience"}
-    if begun and (changed := changes(output, settings, free)):
-        raise UserError(changed[0] + ".")
-    if not begun:
-        write_json(output, {"results": {}, "settings": settings})
-    answered = read_predictions(predictions, asked)
+    held = lock(predictions) if ranks.RANK == 0 else None  # noqa: F841, the file's lock
+    answered = ranks.from_first(lambda: answered_before(output, predictions, settings, asked))
     if answered:
         print(f"{len(answered)} answers are in {predictions} already")
 
     # The student answers what is left
-    with open(predictions, "a", encoding="utf-8", buffering=1) as file:
+    with open(ranks.own(predictions), "a", encoding="utf-8", buffering=1) as file:
 
         def keep(key: Key, answer: Answer) -> None:
             if key not in answered:
@@ -52,16 +49,32 @@ def main() -> None:
 
         refused = keep_all(answers(answered), len(asked.keys() - answered.keys()), keep, "answering")
     complain(refused)
+    for others in ranks.gathered(answered):
+        answered |= others
+    # in the order of the questions, however often it was stopped
+    rows = (json.dumps(answered[key], ensure_ascii=False) + "\n" for key in asked)
+    ranks.put_together(predictions, rows, always=True)
+    if ranks.RANK:
+        return
 
     # Accuracies
-    rows = "".join(json.dumps(answered[key], ensure_ascii=False) + "\n" for key in asked)
-    write_whole(predictions, rows.encode())  # in the order of the questions, however often it was stopped
     results = score([answered[key] for key in asked])
     adapter = args.adapter and args.adapter.resolve().name  # "." has a name too
     laid_out = table(results, args.student_name or adapter)
     write_json(output, {"results": results, "settings": settings, "versions": versions(), "table": laid_out})
     print(laid_out)
     print(f"results in {output}, every answer in {predictions}")
+
+
+def answered_before(output: Path, predictions: Path, settings: dict, asked: dict[Key, Question]) -> dict[Key, dict]:
+    """The answers that earlier starts left; `output` notes the settings of a first one. UserError where they differ."""
+    begun = any(part.stat().st_size for part in ranks.parts(predictions)) or not without_results(output)
+    free = FREE | {"batch_size", "server", "concurrency", "timeout", "patience"}
+    if begun and (changed := changes(output, settings, free)):
+        raise UserError(changed[0] + ".")
+    if not begun:
+        write_json(output, {"results": {}, "settings": settings})
+    return {key: row for part in ranks.parts(predictions) for key, row in read_predictions(part, asked).items()}
 
 
 def what_is_asked(args: argparse.Namespace) -> dict[Key, Question]:
@@ -90,4 +103,4 @@ def served(
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, several=True)

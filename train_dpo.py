@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from selfrefine import fast
+from selfrefine import fast, ranks
 from selfrefine.errors import UserError
 from selfrefine.model.adapter import AdapterSettings, save_adapter
 from selfrefine.model.lora import lora_parameters
@@ -112,7 +112,8 @@ def refine(
     )
     how = {"samples": args.answers_per_prompt, "preferred": args.preferred, "matching": args.matching}
     pairs, counts = build_pairs(demonstrations, answers, **how)
-    write_records(args.output / "preferences.jsonl", pairs)
+    if ranks.RANK == 0:
+        write_records(args.output / "preferences.jsonl", pairs)
     print(
         f"{len(pairs)} pairs: preferred side from the student {counts['student']}, from the teacher "
         f"{counts['teacher']}; no pair {counts['none']} (sides the same, or nothing to prefer); the same pair "
@@ -164,7 +165,7 @@ def optimize(
         return step_indices(len(train), args.batch_size, args.seed, step)
 
     def parted(indices: Sequence[int]) -> list[list[int]]:
-        return micro_batches(indices, widths, args.micro_batch_tokens)
+        return micro_batches(ranks.share(indices, widths), widths, args.micro_batch_tokens)
 
     # log π_inst(y_w|x̂) and log π_inst(y_l|x̂), each once: in the micro-batches of the first epoch, which has every pair
     first_epoch = range(min(steps, steps_per_epoch(len(train), args.batch_size)))
@@ -187,13 +188,15 @@ def optimize(
 
     # The loop: one optimizer step a turn, its gradient summed over micro-batches of whole pairs
     for step in tqdm(range(progress.step, steps), initial=progress.step, total=steps, desc="self-refine"):
-        torch.manual_seed(args.seed * SEED_STRIDE + step)  # dropout is a function of the step: nothing to save
+        # dropout is a function of the step (and the rank): nothing to save
+        torch.manual_seed(ranks.own_seed(args.seed) * SEED_STRIDE + step)
         student.train()
         indices, seen = indices_of(step), []
         for micro in parted(indices):
             losses, parts = compare(formula, student, pairs, reference, micro, *weights)
             (losses.sum() / len(indices)).backward()  # the mean over the step's pairs, Eq. 1's expectation
             seen.append(parts)
+        ranks.sum_gradients(parameters.values())
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters.values(), args.max_grad_norm).item()
         latest = means(seen)
         require_finite(latest["loss"], grad_norm, [pairs[index].id for index in indices])
@@ -231,4 +234,4 @@ def optimize(
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, several=True)

@@ -17,7 +17,7 @@ import math
 import torch
 from tqdm import tqdm
 
-from selfrefine import fast
+from selfrefine import fast, ranks
 from selfrefine.errors import UserError
 from selfrefine.model.adapter import save_adapter
 from selfrefine.model.lora import lora_parameters
@@ -75,29 +75,32 @@ def tune(setup: Setup, run: Run, train: list, validation: list, rates: list[floa
     def validation_loss() -> float:
         """−Σ log π_θ / response tokens over the validation questions, without dropout."""
         student.eval()
-        total, held_out = 0.0, micro_batches(range(len(validation)), validation_widths, args.micro_batch_tokens)
+        total, rows = 0.0, ranks.share(range(len(validation)), validation_widths)
         with torch.no_grad():
-            for micro in held_out:
+            for micro in micro_batches(rows, validation_widths, args.micro_batch_tokens):
                 log_probs = formula.response_log_probs(student, [validation[index] for index in micro])
                 total += instruction_loss(log_probs).item()
-        return total / sum(len(example.response) for example in validation)
+        return sum(ranks.gathered(total)) / sum(len(example.response) for example in validation)
 
     # One optimizer step a turn, its gradient summed over micro-batches
     for step in tqdm(range(progress.step, steps), initial=progress.step, total=steps, desc="instruction-tuning"):
-        torch.manual_seed(args.seed * SEED_STRIDE + step)  # dropout is a function of the step: nothing to save
+        # dropout is a function of the step (and the rank): nothing to save
+        torch.manual_seed(ranks.own_seed(args.seed) * SEED_STRIDE + step)
         student.train()
         indices = step_indices(len(train), args.batch_size, args.seed, step)
         response_tokens = sum(len(train[index].response) for index in indices)
         total = torch.zeros((), device=setup.device)
-        for micro in micro_batches(indices, widths, args.micro_batch_tokens):
+        for micro in micro_batches(ranks.share(indices, widths), widths, args.micro_batch_tokens):
             log_probs = formula.response_log_probs(
                 student, [train[index] for index in micro]
             )  # (B,): log π_θ(â | i, q)
             loss = instruction_loss(log_probs) / response_tokens  # §2.1; one division for the whole step
             loss.backward()
             total += loss.detach()
+        ranks.sum_gradients(parameters.values())
+        step_loss = sum(ranks.gathered(total.item()))
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters.values(), args.max_grad_norm)
-        require_finite(total.item(), grad_norm.item(), [train[index].id for index in indices])
+        require_finite(step_loss, grad_norm.item(), [train[index].id for index in indices])
         for group in optimizer.param_groups:
             group["lr"] = rates[step]
         optimizer.step()
@@ -107,7 +110,7 @@ def tune(setup: Setup, run: Run, train: list, validation: list, rates: list[floa
         progress.step = step + 1
         metrics.write(
             step=progress.step,
-            loss=total.item(),
+            loss=step_loss,
             grad_norm=grad_norm.item(),
             learning_rate=rates[step],
             tokens=sum(len(train[index].prompt) + len(train[index].response) for index in indices),
@@ -128,4 +131,4 @@ def tune(setup: Setup, run: Run, train: list, validation: list, rates: list[floa
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, several=True)

@@ -6,11 +6,13 @@ appended to the output as it comes: stopped at any moment and started again, the
 """
 
 import argparse
+import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from selfrefine import command
+from selfrefine import command, ranks
 from selfrefine.errors import UserError
 from selfrefine.files import digest
 from selfrefine.tasks.answers import grade
@@ -34,15 +36,23 @@ def main() -> None:
     if args.dry_run:
         print_plan(missing(prompts, _rows(args.output, settings, prompts), settings), args)
         return
-    with appending(args.output, lambda: _rows(args.output, settings, prompts)) as (rows, append):
+    before = partial(ranks.from_first, lambda: _rows(args.output, settings, prompts))
+    with appending(ranks.own(args.output), before) as (rows, append):
         todo = missing(prompts, rows, settings)
         if len(todo) < len(prompts):
             print(f"{args.output} has {len(prompts) - len(todo)} of {len(prompts)} answers: asking the others")
 
         def keep(key: Key, answer: Answer) -> None:
-            append(key, demonstration(asked[key], answer, settings | {"prompt": key[2]}))
+            new[key] = demonstration(asked[key], answer, settings | {"prompt": key[2]})
+            append(key, new[key])
 
+        new: dict[Key, dict] = {}
         refused = keep_all(_answers(args, asked, todo), len(todo), keep, f"asking {args.teacher}")
+        for others, refused_there in ranks.gathered((new, refused)):
+            rows |= others
+            refused |= refused_there
+        in_order = {key: rows[key] for key in prompts if key in rows} | rows
+        ranks.put_together(args.output, (json.dumps(row, ensure_ascii=False) + "\n" for row in in_order.values()))
     rows = [rows[key] for key in prompts if key in rows]
     for form in forms:
         print_accuracy([row for row in rows if row["settings"]["prompt"] == form], form, args)
@@ -134,6 +144,8 @@ def _parse() -> argparse.Namespace:
         args.temperature = default_temperature(args.teacher)
     if (args.server or args.teacher == SCRIPTED) and (args.top_k, args.top_p) != (None, None):
         parser.error("--top-k and --top-p are a local teacher's: a server has settings of its own (--extra-body)")
+    if ranks.COUNT > 1 and (args.server or args.given or args.teacher == SCRIPTED):
+        parser.error("torchrun is for a local teacher: start this without it")
     return args
 
 
@@ -160,7 +172,9 @@ def _settings(args: argparse.Namespace) -> dict:
 
 def _rows(path: Path, settings: dict, prompts: dict[Key, str]) -> dict[Key, dict]:
     """The answers that the file has; raises UserError where one is to another question under the same id."""
-    rows = rows_by_key(path, ("task", "id", "prompt"), settings)
+    rows = {}
+    for part in ranks.parts(path):
+        rows |= rows_by_key(part, ("task", "id", "prompt"), settings)
     for key, row in rows.items():
         if key in prompts and prompts[key] != join(row["instruction"], row["input"]):
             raise UserError(f"{path}: {named(key)} is another question there: give another --output.")
@@ -192,4 +206,4 @@ def _answers(
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, several=True)

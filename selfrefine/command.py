@@ -4,11 +4,13 @@ import argparse
 import errno
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from selfrefine import ranks
 from selfrefine.errors import RunError, UserError
 from selfrefine.model import DATE
 from selfrefine.pocket import STUDENT
@@ -32,6 +34,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+    def _print_message(self, message: str, file=None) -> None:
+        if ranks.RANK == 0:
+            super()._print_message(message, file)
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -99,6 +105,8 @@ def machine(args: argparse.Namespace):
     import torch
 
     name = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if ranks.COUNT > 1 and name == "cuda":
+        name = f"cuda:{ranks.LOCAL_RANK}"  # a GPU a rank
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -106,7 +114,12 @@ def machine(args: argparse.Namespace):
     if device.type not in ("cuda", "cpu") or (device.type == "cpu" and device.index):
         raise UserError(f"--device {name}: 4-bit layers run on cuda, cuda:N or cpu here.")
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise UserError(f"--device {name}: torch sees no such GPU; leave the flag out to use what there is.")
+        more = " Under torchrun, --nproc-per-node may be as many as there are." if ranks.COUNT > 1 else ""
+        raise UserError(f"--device {name}: torch sees no such GPU; leave the flag out to use what there is.{more}")
+    if ranks.COUNT > 1 and device.type == "cuda":
+        if device.index != ranks.LOCAL_RANK:
+            raise UserError(f"--device {name}: under torchrun each process has a GPU of its own: leave the flag out.")
+        torch.cuda.set_device(device)
     if args.dtype != "auto":
         return device, getattr(torch, args.dtype)
     able = torch.cpu.get_capabilities()
@@ -155,12 +168,22 @@ def file(text: str) -> Path:
     return path
 
 
-def run(main: Callable[[], None]) -> NoReturn:
-    """Run a command. Exit codes: 0; 2 bad usage or input; 1 a failed run; 130 or 143 stopped by a signal."""
+def run(main: Callable[[], None], *, several: bool = False) -> NoReturn:
+    """Run a command. Exit codes: 0; 2 bad usage or input; 1 a failed run; 130 or 143 stopped by a signal. `several`
+    says that it can be one run in several processes; all of these end with one code, and one says why."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal without θ or ŷ ends no run
     try:
-        main()
+        if ranks.COUNT > 1 and not several:
+            raise UserError("torchrun is for train_it.py, train_dpo.py, evaluate.py and annotate: start this without.")
+        if ranks.COUNT > 1:
+            signal.signal(signal.SIGTERM, _terminated)  # torchrun's, where another rank has ended
+        ranks.join()
+        with ranks.one_voice():
+            main()
+        ranks.leave()
+    except SystemExit as leaving:
+        sys.exit(leaving.code and (ranks.first_end(leaving.code) or leaving.code))
     except UserError as error:
         sys.exit(_say(error, 2))
     except RunError as error:
@@ -171,8 +194,8 @@ def run(main: Callable[[], None]) -> NoReturn:
         sys.exit(_say(f"{error.filename or 'the output'}: {error.strerror}; nothing written before is lost.", 1))
     except UnicodeEncodeError as error:
         sys.exit(_say(f"{error.object[:100]!r} is no Unicode text, so it cannot be written: rename or mend it.", 2))
-    except KeyboardInterrupt:
-        sys.exit(_say("stopped; what was written is kept.", 130))
+    except KeyboardInterrupt as stopped:
+        sys.exit(_say("stopped; what was written is kept.", *(stopped.args or [130])))
     except RuntimeError as error:
         told = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
         if type(error).__name__ != "OutOfMemoryError" and not any(words in str(error) for words in told):
@@ -186,8 +209,16 @@ def run(main: Callable[[], None]) -> NoReturn:
     sys.exit(0)
 
 
+def _terminated(number: int, _frame) -> NoReturn:
+    raise KeyboardInterrupt(128 + number)
+
+
 def _say(message, code: int) -> int:
     from tqdm import tqdm
 
-    tqdm.write(f"error: {message}", file=sys.stderr)  # on a line of its own, not on that of a progress bar
-    return code
+    if ranks.COUNT > 1:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's must not change the code any more
+    before = ranks.first_end(code)
+    if before is None:
+        tqdm.write(f"error: {message}", file=sys.stderr)  # on a line of its own, not on that of a progress bar
+    return before or code

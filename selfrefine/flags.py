@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from selfrefine import command
+from selfrefine import command, ranks
 from selfrefine.command import Parser, above_zero, file, natural, positive, proportion, rate, share
 from selfrefine.model import LINEARS
 from selfrefine.teachers.flags import add_server_flags
@@ -143,6 +143,7 @@ def _add_training_flags(parser: Parser, *, lora_dropout: float, batch_size: str)
     memory.add_argument("--dequantize-once", action=argparse.BooleanOptionalAction, help=held)
     saving = parser.add_argument_group("saving")
     saving.add_argument("--save-every", type=positive, default=50, metavar="STEPS", help="steps between checkpoints")
-    saving.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
+    going_on = "go on from the last checkpoint in --output; what torchrun starts again does so unasked"
+    saving.add_argument("--resume", action="store_true", default=ranks.RESTARTED, help=going_on)
     saving.add_argument("--dry-run", action="store_true", help="print the plan and stop before any weight is loaded")
     command.add_machine_flags(parser)

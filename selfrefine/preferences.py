@@ -5,10 +5,12 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from tqdm import tqdm
 
+from selfrefine import ranks
 from selfrefine.errors import UserError
 from selfrefine.files import read_lines
 from selfrefine.model.encoding import decode, encode_prompt, end_ids
@@ -82,7 +84,7 @@ def sample_answers(
         for form, text in (("standard", x), ("cot", x_cot))
     }
     keys = list(prompts)
-    answers = dict(_read_answers(path)) if path.exists() else {}
+    answers = ranks.from_first(lambda: dict(chain.from_iterable(map(_read_answers, ranks.parts(path)))))
     todo = sample(
         student,
         [encode_prompt(tokenizer, prompts[key], chat_template=chat_template) for key in keys],
@@ -96,16 +98,18 @@ def sample_answers(
         done={index for index, key in enumerate(keys) if key in answers},
     )
     bar = tqdm(total=len(keys), initial=len(answers), desc="sampling y and ŷ")
-    with open(path, "a", encoding="utf-8", buffering=1) as file:
+    with open(ranks.own(path), "a", encoding="utf-8", buffering=1) as file:
         for index, sampled in todo:
             key = keys[index]
             if key not in answers:
                 answers[key] = Answer(decode(tokenizer, sampled.ids), sampled.ended, tuple(sampled.ids))
-                kept = {"key": key, "text": answers[key].text, "ids": sampled.ids, "ended": sampled.ended}
-                print(json.dumps(kept, ensure_ascii=False), file=file)
-                bar.update()
+                print(_line(key, answers[key]), file=file)
+                bar.update(ranks.COUNT)
             after_each()
     bar.close()
+    for others in ranks.gathered(answers):
+        answers |= others
+    ranks.put_together(path, (_line(key, answers[key]) + "\n" for key in keys))
     return answers
 
 
@@ -227,6 +231,10 @@ def _pair(row: Demonstration, prompt: str, chosen: Answer, rejected: Answer, sou
         chosen_ended=chosen.ended,
         rejected_ended=rejected.ended,
     )
+
+
+def _line(key: Key, answer: Answer) -> str:
+    return json.dumps({"key": key, "text": answer.text, "ids": answer.ids, "ended": answer.ended}, ensure_ascii=False)
 
 
 def _read_answers(path: Path) -> Iterator[tuple[Key, Answer]]:

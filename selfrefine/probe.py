@@ -4,6 +4,7 @@ from collections.abc import Container, Iterator
 
 import torch
 
+from selfrefine import ranks
 from selfrefine.errors import UserError
 from selfrefine.fast import response_log_probs
 from selfrefine.model.encoding import encode_response
@@ -23,8 +24,8 @@ def likeliest_letters(
     """
     if student.get_output_embeddings().bias is not None:
         raise UserError(f"--method probe: a {student.config.model_type}'s head has a bias: take --method generate.")
-    longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    for begin in range(0, len(prompts), READ):
+    longest_first = ranks.mine(sorted(range(len(prompts)), key=lambda index: -len(prompts[index])), READ)
+    for begin in range(0, len(longest_first), READ):
         read = longest_first[begin : begin + READ]
         if not all(index in done for index in read):  # whole batches: a resumed run has a straight one's bits
             ids = [[encode_response(tokenizer, letter) for letter in LETTERS[: options[index]]] for index in read]

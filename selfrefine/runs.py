@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from selfrefine import ranks
 from selfrefine.errors import UserError
 from selfrefine.files import lock, write_json
 from selfrefine.model import DATE, LINEARS
@@ -36,11 +37,21 @@ class Run:
         self.requested: int | None = None  # the signal that asked the run to end
 
     def __enter__(self) -> "Run":
-        """Make the folder and claim it; before any weight is loaded.
+        """Make the folder and claim it, by the first rank; before any weight is loaded.
 
         Raises UserError, with all that is wrong in one message, where the folder is in use, cannot be written, holds a
-        run and `resume` is not given or of other settings, or lacks `disk` bytes of space.
+        run and `resume` is not given or of other settings, or lacks `disk` bytes of space; and where ranks differ.
         """
+        first = ranks.from_first(self._claim)
+        differing = [name for name in first if name not in FREE and first[name] != self.settings.get(name)]
+        if differing:
+            told = ", ".join(_INPUTS.get(name, name) for name in differing)
+            raise UserError(f"not all machines have the same {told}: give each the same files.")
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def _claim(self) -> dict:
+        """Lock, check and describe the folder; gives the settings."""
         self._held = lock(self.folder / ".lock")
         problems = []
         described = self.folder / "config.json"
@@ -58,19 +69,20 @@ class Run:
             self._held.release()
             raise UserError("; ".join(problems) + ".")
         write_json(described, {"settings": self.settings, "versions": versions(), "command": sys.argv})
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
+        return self.settings
 
     def __exit__(self, *_) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self._held.release()
+        if ranks.RANK == 0:
+            self._held.release()
 
     def _note(self, number: int, _frame) -> None:
-        if self.requested is not None:
+        if self.requested is not None and ranks.COUNT == 1:  # a rank has one of the job's and one of torchrun's
             raise KeyboardInterrupt
         self.requested = number
-        print("\nstopping as soon as what is done is kept; once more to stop at once", file=sys.stderr)
+        at_once = "; once more to stop at once" if ranks.COUNT == 1 else ""
+        print(f"\nstopping as soon as what is done is kept{at_once}", file=sys.stderr)
 
     def leave_if_requested(self) -> None:
         """After a signal, end the process with its exit code, 143 or 130; what is done must be on disk."""
@@ -79,10 +91,14 @@ class Run:
             sys.exit(128 + self.requested)
 
     def checkpoint(self, keep: Callable[[], None], *, due: bool) -> None:
-        """Call `keep` where it is due or a signal came, and leave after a signal. One that comes later waits: what came
-        after the look has no checkpoint yet."""
-        if self.requested is not None or due:
+        """Call `keep` where it is due or a signal came, to any rank, and leave after a signal. One that comes later
+        waits: what came after the look has no checkpoint yet."""
+        requested = next(filter(None, ranks.gathered(self.requested)), None)
+        if requested or due:
             keep()
+            self.requested = self.requested or requested
+            if requested:
+                ranks.gathered(None)  # no rank leaves before the first has written
             self.leave_if_requested()
 
 

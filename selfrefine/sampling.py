@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from transformers import DynamicCache, GenerationConfig
 
+from selfrefine import ranks
 from selfrefine.errors import UserError
 from selfrefine.fast.decoding import alike
 from selfrefine.model.cache import KeyValues
@@ -117,7 +118,7 @@ def sample(
             raise UserError(f"a prompt has {len(prompt)} tokens, the student's context {room}: leave it out.")
     limits = [min(max_new_tokens, room - len(prompt)) for prompt in prompts]
     student.eval()
-    order, size = in_order(prompts), WINDOW * batch_size
+    order, size = ranks.mine(in_order(prompts), READ), WINDOW * batch_size
     windows = [order[begin : begin + size] for begin in range(0, len(order), size)]
     left = [window for window in windows if not all(index in done for index in window)]
     if left:

@@ -18,7 +18,7 @@ LAYERS = [
     {"model", "runs"},
     {"records"},
     {"formats", "tasks"},
-    {"files", "paper"},
+    {"files", "paper", "ranks"},
     {"errors"},
 ]
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}

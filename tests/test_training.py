@@ -363,7 +363,7 @@ def test_resume_refuses_what_changed_and_starts_afresh_where_there_is_nothing(
     flags[flags.index("--demonstrations") + 1] = str(other)
     assert command(train_it, *flags, "--resume", "--max-steps", "2") == 2
     told = capsys.readouterr().err
-    assert "the rows of --demonstrations or --preferences changed" in told
+    assert "the rows of --demonstrations, --answers or --preferences changed" in told
     assert not re.search(r"[0-9a-f]{64}", told)
 
 

@@ -9,6 +9,7 @@ import os
 import torch
 from torch import nn
 
+from selfrefine import ranks
 from selfrefine.model.lora import NF4Linear
 
 
@@ -20,11 +21,11 @@ def hold_dequantized(model: nn.Module) -> None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on `device` now; half of all memory where the system does not say (macOS)."""
+    """Bytes that are free on `device` now, a CPU's by rank; half of all where the system does not say (macOS)."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
         pages = os.sysconf("SC_AVPHYS_PAGES")
     except (ValueError, OSError):
         pages = os.sysconf("SC_PHYS_PAGES") // 2
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return pages * os.sysconf("SC_PAGE_SIZE") // max(1, ranks.LOCAL_COUNT)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 
+from selfrefine import ranks
 from selfrefine.errors import UserError
 from selfrefine.files import write_json, write_whole
 from selfrefine.model import LINEARS
@@ -42,7 +43,10 @@ class AdapterSettings:
 
 
 def save_adapter(student: nn.Module, folder: Path, settings: AdapterSettings) -> None:
-    """Write the adapter of `student` into `folder`; the files appear whole or not at all."""
+    """Write the adapter of `student` into `folder`; the files appear whole or not at all. All ranks have the same, the
+    first writes it."""
+    if ranks.RANK:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {_PREFIX + name: p.detach().cpu().contiguous() for name, p in lora_parameters(student).items()}
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": settings.student}

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from selfrefine import ranks
 from selfrefine.errors import RunError, UserError
 from selfrefine.files import TORN, lock, read_lines, write_whole
 from selfrefine.teachers import Answer, Key, Refusal, named
@@ -50,7 +51,7 @@ def appending(
             yield rows, append
         finally:
             os.fsync(file)
-            if len(list(read_lines(path))) > len(rows):
+            if path.exists() and len(list(read_lines(path))) > len(rows):  # the first rank has taken the others' in
                 write_whole(path, b"".join(map(_line, rows.values())))
 
 
@@ -61,7 +62,7 @@ def rows_by_key(path: Path, names: tuple[str, ...], settings: dict) -> dict[Key,
     where a row was made with other settings (one that names it may be left open), or where two rows have one key.
     """
     rows: dict[Key, dict] = {}
-    for place, row in read_lines(path) if path.exists() else ():
+    for place, row in read_lines(path, torn_end=True) if path.exists() else ():
         try:
             made_with = dict(row["settings"])
             key = tuple(str((made_with | row)[name]) for name in names)
@@ -110,7 +111,7 @@ def keep_all(
                 refused[key] = answer
             else:
                 keep(key, answer)
-            bar.update()
+            bar.update(ranks.COUNT)
     return refused
 
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from selfrefine import ranks
 from selfrefine.files import write_whole
 
 KEPT = 2
@@ -41,7 +42,9 @@ class Progress:
 def save_checkpoint(
     folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, progress: Progress
 ) -> None:
-    """Write `folder`/checkpoints/step-N and keep the last two."""
+    """Write `folder`/checkpoints/step-N and keep the last two; all ranks have the same, the first writes it."""
+    if ranks.RANK:
+        return
     tensors = {}
     for name, parameter in parameters.items():
         tensors[name] = parameter.detach()
@@ -66,6 +69,24 @@ def save_checkpoint(
 
 def restore(folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> Progress:
     """Load the newest checkpoint that is whole into `parameters` and `optimizer`; a fresh Progress where none is."""
+    newest = ranks.from_first(lambda: _newest(folder, parameters))
+    if newest is None:
+        print(f"--resume: no checkpoint in {folder}; starting afresh.")
+        return Progress()
+    checkpoint, tensors, progress = newest
+    for name, parameter in parameters.items():
+        with torch.no_grad():
+            parameter.copy_(tensors[name])
+        prefix = f"{name}."
+        moments = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        on = {key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()}
+        optimizer.state[parameter] = on
+    print(f"resuming after step {progress.step} from {checkpoint}")
+    return progress
+
+
+def _newest(folder: Path, parameters: dict[str, nn.Parameter]) -> tuple[Path, dict[str, torch.Tensor], Progress] | None:
+    """The newest checkpoint that is whole and fits `parameters`, and what it holds."""
     for checkpoint in _found(folder):
         try:
             tensors = load_file(checkpoint / "state.safetensors")
@@ -75,18 +96,9 @@ def restore(folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.
                     raise ValueError(f"{name} has another shape")
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             print(f"warning: {checkpoint} is broken ({error}); taking the one before it.", file=sys.stderr)
-            continue
-        for name, parameter in parameters.items():
-            with torch.no_grad():
-                parameter.copy_(tensors[name])
-            prefix = f"{name}."
-            moments = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            on = {key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()}
-            optimizer.state[parameter] = on
-        print(f"resuming after step {progress.step} from {checkpoint}")
-        return progress
-    print(f"--resume: no checkpoint in {folder}; starting afresh.")
-    return Progress()
+        else:
+            return checkpoint, tensors, progress
+    return None
 
 
 def _found(folder: Path) -> list[Path]:

@@ -2,12 +2,14 @@
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from selfrefine import ranks
 from selfrefine.errors import RunError
 from selfrefine.files import read_lines, write_whole
 from selfrefine.training.checkpoint import Progress
@@ -20,10 +22,11 @@ class Metrics:
     """
 
     def __init__(self, folder: Path, step: int):
-        path = folder / "metrics.jsonl"
+        path = folder / "metrics.jsonl" if ranks.RANK == 0 else Path(os.devnull)
         rows = read_lines(path, mend=True) if step and path.exists() else ()
         kept = [row for _, row in rows if row.get("step", 0) <= step]
-        write_whole(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        if ranks.RANK == 0:
+            write_whole(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115, open as long as the run
         self._before = time.perf_counter()
         self.tokens, self.seconds = 0, 0.0
@@ -45,8 +48,10 @@ class Metrics:
 
 
 def means(told: list[dict[str, Tensor]]) -> dict[str, float]:
-    """The mean of each named quantity over the pairs of all micro-batches, (P,) each."""
-    return {name: torch.cat([parts[name] for parts in told]).mean().item() for name in told[0]}
+    """The mean of each named quantity over the pairs of all micro-batches, (P,) each, of all ranks."""
+    own = {name: torch.cat([parts[name] for parts in told]).cpu() for name in told[0]} if told else None
+    every = [parts for parts in ranks.gathered(own) if parts]
+    return {name: torch.cat([parts[name] for parts in every]).mean().item() for name in every[0]}
 
 
 def require_finite(loss: float, grad_norm: float, ids: list[str]) -> None:
