@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
+import evaluate
 import train_dpo
 import train_it
 from selfrefine import fast
@@ -360,6 +361,37 @@ def test_whole_runs_are_those_of_the_plain_path(command, demonstrations, prefere
     for phase, start in (("it", first_adapter(folder)), ("sr", load_file(tmp_path / "it/adapter_model.safetensors"))):
         ended = [load_file(tmp_path / f"{phase}{path}/last/adapter_model.safetensors") for path in runs]
         moved(*ended, start)
+
+
+@pytest.mark.parametrize("path", [(), ("--plain",)])
+def test_the_scripts_take_the_path_that_is_asked_for(command, demonstrations, preferences, tmp_path, monkeypatch, path):
+    """Nothing of the other path is called: neither its log-probabilities nor, on the plain path, `speed_up`."""
+    student, called = write_student(tmp_path / "student"), set()
+
+    def noted(module, name):
+        function = getattr(module, name)
+
+        def call(*arguments, **named):
+            called.add((module.__name__.rpartition(".")[2], name))
+            return function(*arguments, **named)
+
+        return call
+
+    names = [(plain, "response_log_probs"), (plain, "pair_log_probs"), (fast, "response_log_probs")]
+    for module, name in [*names, (fast, "pair_log_probs"), (fast, "speed_up")]:
+        monkeypatch.setattr(module, name, noted(module, name))
+    taken = "log_probs" if path else "fast"
+    sped = set() if path else {("fast", "speed_up")}
+    assert command(train_it, *phase_1(student, demonstrations, tmp_path / "it"), *path) == 0
+    assert called == {(taken, "response_log_probs"), *sped}
+    called.clear()
+    flags = [*phase_2(student, tmp_path / "it", tmp_path / "sr"), "--preferences", preferences]
+    assert command(train_dpo, *flags, *path) == 0
+    assert called - {("log_probs", "response_log_probs")} == {(taken, "pair_log_probs"), *sped}
+    called.clear()
+    flags = ["--student", student, "--tasks", "pocket", "--limit", "1", "--max-new-tokens", "2"]
+    assert command(evaluate, *flags, "--output", tmp_path / "evaluation.json", *path) == 0
+    assert called == sped
 
 
 def first_adapter(folder) -> dict[str, torch.Tensor]:
