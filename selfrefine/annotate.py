@@ -49,7 +49,7 @@ def main() -> None:
             append(key, new[key])
 
         new: dict[Key, dict] = {}
-        refused = keep_all(_answers(args, asked, todo), len(todo), keep, f"asking {args.teacher}")
+        refused = keep_all(_answers(args, asked, prompts, todo), len(todo), keep, f"asking {args.teacher}")
         for others, refused_there in ranks.gathered((new, refused)):
             rows |= others
             refused |= refused_there
@@ -184,27 +184,28 @@ def _rows(path: Path, settings: dict, prompts: dict[Key, str]) -> dict[Key, dict
 
 
 def _answers(
-    args: argparse.Namespace, asked: dict[Key, Question], prompts: dict[Key, str]
+    args: argparse.Namespace, asked: dict[Key, Question], prompts: dict[Key, str], todo: dict[Key, str]
 ) -> Iterator[tuple[Key, Answer | Refusal]]:
-    """The teacher that the flags name, at work on `prompts`. Only what it needs is imported."""
-    if not prompts:
+    """The teacher that the flags name, at work on the `prompts` that are `todo`. Only what it needs is imported."""
+    if not todo:
         return iter(())
     if args.given:
         from selfrefine.teachers import given
 
-        return ((key, answer) for key, answer in given.answers(args.given, asked) if key in prompts)
+        return ((key, answer) for key, answer in given.answers(args.given, asked) if key in todo)
     if args.server:
         from selfrefine.teachers import server
 
         more = {"return_token_ids": True} if args.prompt == "both" else {}  # a student learns from what it sampled
-        return server.answers(prompts, model=args.teacher, **server_settings(args, more))
+        return server.answers(todo, model=args.teacher, **server_settings(args, more))
     if args.teacher == SCRIPTED:
         from selfrefine.pocket.teacher import answer
 
-        return ((key, Answer(answer(asked[key], args.seed, key[2] == "cot"))) for key in prompts)
+        return ((key, Answer(answer(asked[key], args.seed, key[2] == "cot"))) for key in todo)
     from selfrefine.teachers import local
 
-    return local.answers(prompts, args)
+    drawn = local.answers(prompts, args, done=prompts.keys() - todo.keys())
+    return ((key, answer) for key, answer in drawn if key in todo)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from selfrefine import command, fast
 from selfrefine.errors import UserError
 from selfrefine.fast.dense import hold_dequantized
+from selfrefine.fast.wide import product_type
 from selfrefine.files import read_lines
 from selfrefine.model import LINEARS
 from selfrefine.model.encoding import encode_prompt
@@ -222,9 +223,10 @@ def _random_ids(draw: random.Random, vocabulary: int, typical: int) -> list[int]
 
 
 def _matmul_rate(device, dtype) -> float:
-    """FLOP/s of a matrix product of this size and type here: the ceiling of any training step."""
+    """FLOP/s of a matrix product of this size here, in the quicker type: the ceiling of any training step."""
     size = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    a, b = a.to(product_type(a)), b.to(product_type(b))
     timer = Timer("a @ b", globals={"a": a, "b": b}, num_threads=torch.get_num_threads())
     return 2 * size**3 / min(timer.timeit(3).mean for _ in range(4))
 

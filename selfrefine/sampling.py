@@ -5,6 +5,7 @@ work changes it (but for the last bits of batched arithmetic).
 """
 
 import hashlib
+import math
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch.nn import functional as F
 from transformers import DynamicCache, GenerationConfig
 
 from selfrefine import ranks
@@ -21,6 +23,8 @@ from selfrefine.model.cache import KeyValues
 from selfrefine.model.student import Student, additive, context
 
 GREEDY = 1e-6  # a temperature below is 0: float32 has no such logits
+LEAST = -86.0  # a CPU's exp takes 20 to 70 times as long below, where float32's normal numbers end
+MORE = 14  # than top-k are looked at, for those that are as likely as its last
 TOP_K = 50  # transformers' default, where a repository's generation_config.json says nothing
 READ = 4  # prompts read together, when so many rows are free
 WINDOW = 8  # batches whose rows take each other's places: what is drawn again where a run was stopped, at most
@@ -186,14 +190,23 @@ def draw(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> torch.Tensor:
-    """One token per row by inverting the cumulative distribution: logits (B, V) float32, uniforms (B,) -> (B,)."""
+    """One token per row by inverting the cumulative distribution: logits (B, V) float32, which it
+    writes over, uniforms (B,) -> (B,)."""
     if temperature < GREEDY:
         return logits.argmax(dim=-1)
-    logits = truncated(logits / temperature, top_k, top_p)
-    weights = logits.sub_(logits.amax(dim=-1, keepdim=True)).exp_()  # (B, V): the softmax times its own sum
+    logits, tokens = logits.div_(temperature), None
+    if top_k and top_k + MORE < logits.shape[1]:
+        likeliest, indices = logits.topk(top_k + MORE, dim=-1)
+        if (likeliest[:, -1] < likeliest[:, top_k - 1]).all():  # all that are as likely as the last of k are here
+            tokens = indices.sort(dim=-1).values  # (B, k + MORE), in the vocabulary's order: the same draws
+            logits = logits.gather(1, tokens)
+    logits = truncated(logits, top_k, top_p)
+    weights = logits.sub_(logits.amax(dim=-1, keepdim=True)).clamp_(min=LEAST).exp_()  # (B, V): the softmax, scaled
+    weights = F.threshold_(weights, 2 * math.exp(LEAST), 0.0)  # as what is cut has to be
     cumulative = weights.cumsum_(dim=-1)  # in place, as all of it: the vocabulary is large
     thresholds = uniforms[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, thresholds, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
+    drawn = torch.searchsorted(cumulative, thresholds, right=True).clamp(max=logits.shape[1] - 1)  # (B, 1)
+    return (drawn if tokens is None else tokens.gather(1, drawn)).squeeze(1)
 
 
 def truncated(logits: torch.Tensor, top_k: int | None, top_p: float | None) -> torch.Tensor:

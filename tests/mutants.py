@@ -3,8 +3,9 @@
     python -m tests.mutants --output runs/mutants.jsonl [--sample 100] [FILE ...]
 
 A fault is an operator, a constant, a condition, an argument or a statement changed in the syntax tree, and never a
-text. Nothing is written: a child process compiles the changed module where the tests import it. Started again, the
-command goes on. What survives stands in tests/mutants.md, each with the reason why it is harmless.
+text. Nothing is written: a child process compiles the changed module where the tests import it, and runs the tests
+that come by the changed line, the quickest first (`coverage` tells which, once, in the file beside the output). Started
+again, the command goes on. What survives stands in tests/mutants.md, each with the reason why it is harmless.
 """
 
 import argparse
@@ -15,18 +16,21 @@ import importlib.util
 import json
 import os
 import random
+import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ["train_it.py", "train_dpo.py", "evaluate.py", "selfrefine/preferences.py"]
 FOLDERS = ["selfrefine/training", "selfrefine/model", "selfrefine/fast"]
 TESTS = "losses log_probs schedule fast decoding lora adapter sampling encoding template student preferences splits"
-TESTS = [f"tests/test_{name}.py" for name in f"{TESTS} defaults reference_loop evaluate training".split()]
-SECONDS = 1500  # then a mutant that hangs has been noticed
+TESTS = [f"tests/test_{name}.py" for name in f"{TESTS} defaults reference_loop evaluate training served".split()]
+FIRST = 8  # tests tried before all others, and some of these that hold every number: most faults fall to them
+LOOP = "tests/test_reference_loop.py"
+HANGS = 1500  # seconds on the clock, after which a fault that makes a test wait has been noticed
 
 SWAPPED = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
 SWAPPED |= {
@@ -72,7 +76,12 @@ def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST | None]]:
         for n, keyword in enumerate(node.keywords):
             if keyword.arg not in ("help", "desc", "metavar"):
                 yield f"no {keyword.arg}", ast.Call(node.func, node.args, node.keywords[:n] + node.keywords[n + 1 :])
-        if len(node.args) > 1 and not any(isinstance(arg, ast.Starred | ast.Constant) for arg in node.args[:2]):
+        symmetric = ast.unparse(node.func) in ("min", "max")
+        if (
+            len(node.args) > 1
+            and not symmetric
+            and not any(isinstance(arg, ast.Starred | ast.Constant) for arg in node.args[:2])
+        ):
             yield "arguments", ast.Call(node.func, [node.args[1], node.args[0], *node.args[2:]], node.keywords)
         if isinstance(node.func, ast.Attribute) and not node.args and not node.keywords:
             yield "no call", node.func.value
@@ -92,12 +101,13 @@ def _number(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, int | float)
 
 
-def mutants(path: Path) -> Iterator[tuple[str, ast.Module]]:
-    """Every fault of a file: what tells it from all others, and the changed tree. Nothing inside a text or a raise."""
+def mutants(path: Path) -> Iterator[tuple[str, int, ast.Module]]:
+    """Every fault of a file: what tells it from all others, the first line of the statement that it is in, and the
+    changed tree. Nothing inside a text or a raise."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     places = []
 
-    def visit(node: ast.AST, scope: str) -> None:
+    def visit(node: ast.AST, scope: str, line: int) -> None:
         if isinstance(node, ast.Raise | ast.JoinedStr) or (
             isinstance(node, ast.Call) and "print" in ast.unparse(node.func)
         ):
@@ -108,12 +118,13 @@ def mutants(path: Path) -> Iterator[tuple[str, ast.Module]]:
             for place, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
                 if isinstance(child, ast.AST):
                     inner = f"{scope}.{child.name}" if isinstance(child, ast.FunctionDef | ast.ClassDef) else scope
-                    places.extend((node, field, place, child, inner, *change) for change in changes(child))
-                    visit(child, inner)
+                    begin = child.lineno if isinstance(child, ast.stmt) else line
+                    places.extend((node, field, place, child, inner, begin, *change) for change in changes(child))
+                    visit(child, inner, begin)
 
-    visit(tree, path.relative_to(ROOT).as_posix())
+    visit(tree, path.relative_to(ROOT).as_posix(), 0)
     seen: dict[str, int] = {}
-    for parent, field, place, child, scope, what, replacement in places:
+    for parent, field, place, child, scope, line, what, replacement in places:
         changed, held = ast.fix_missing_locations(ast.copy_location(replacement, child)), getattr(parent, field)
         name = f"{scope}: `{' '.join(ast.unparse(child).split())[:90]}` {what}"
         seen[name] = seen.get(name, 0) + 1
@@ -121,7 +132,7 @@ def mutants(path: Path) -> Iterator[tuple[str, ast.Module]]:
             setattr(parent, field, changed)
         else:
             held[place] = changed
-        yield name + (f" #{seen[name]}" if seen[name] > 1 else ""), tree
+        yield name + (f" #{seen[name]}" if seen[name] > 1 else ""), line, tree
         if place is None:
             setattr(parent, field, child)
         else:
@@ -142,35 +153,93 @@ class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(self.code, module.__dict__)
 
 
-def survives(path: Path, code) -> bool:
-    """Whether the tests pass over the changed module, in a child process that has everything else imported."""
-    import pytest
+class Recorder:
+    """A pytest plugin: which test comes by which line, and how long it takes."""
 
+    def __init__(self, coverage):
+        self.coverage, self.seconds = coverage, {}
+
+    def pytest_runtest_logstart(self, nodeid):
+        self.coverage.switch_context(nodeid)
+
+    def pytest_runtest_logreport(self, report):
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0) + report.duration
+
+
+def in_child(work: Callable[[], int], seconds: float) -> int:
+    """`work`'s value, from a silent forked child; 1 where it takes more than `seconds` of the processor."""
     child = os.fork()
     if child == 0:
-        os.setsid()
-        sys.meta_path.insert(0, Changed(path, code))
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(quiet, 1), os.dup2(quiet, 2)
         status = 1
-        near = [f"tests/test_{path.stem}.py", "tests/test_reference_loop.py"]  # most are seen by these
-        rest = [name for name in TESTS if name not in near]
         try:
-            for tests in (near, rest):
-                status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *filter(os.path.exists, tests)])
-                if status:
-                    break
+            os.setsid()
+            resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 9))
+            quiet = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(quiet, 1), os.dup2(quiet, 2)
+            status = int(work())
         finally:
-            os._exit(int(status))
+            os._exit(status)
     begin = time.monotonic()
-    while time.monotonic() - begin < SECONDS:
+    while time.monotonic() - begin < HANGS:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            return os.waitstatus_to_exitcode(status) == 0
-        time.sleep(0.05)
+            return int(os.waitstatus_to_exitcode(status) != 0)
+        time.sleep(0.02)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return False
+    return 1
+
+
+def tested(*tests: str, plugins: list | None = None) -> int:
+    """pytest's exit code for these tests, up to the first that fails."""
+    import pytest
+
+    return pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests], plugins=plugins)
+
+
+def record(path: Path) -> dict:
+    """{"seconds": {test: s}, "lines": {file: {line: [test, ...]}}} of all of TESTS, kept in `path`. They must pass."""
+
+    def work() -> int:
+        from coverage import Coverage
+
+        measured = Coverage(data_file=None, source=[str(ROOT)])
+        recorder = Recorder(measured)
+        measured.start()
+        status = tested(*TESTS, plugins=[recorder])
+        measured.stop()
+        data = measured.get_data()
+        lines = {
+            Path(name).relative_to(ROOT).as_posix(): data.contexts_by_lineno(name) for name in data.measured_files()
+        }
+        path.write_text(json.dumps({"seconds": recorder.seconds, "lines": lines}), encoding="utf-8")
+        return status
+
+    if not path.exists() and in_child(work, 100 * HANGS):
+        path.unlink(missing_ok=True)
+        sys.exit(f"the tests do not pass as the code is: python -m pytest {' '.join(TESTS)}")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def near(recorded: dict, path: Path, line: int) -> list[str]:
+    """The tests that come by a line, the quickest first; for what is done at import those that use the file."""
+    lines = recorded["lines"].get(path.relative_to(ROOT).as_posix(), {})
+    tests = {test for test in lines.get(str(line), []) if test}
+    if not tests and "" in lines.get(str(line), []):
+        tests = {test for some in lines.values() for test in some if test}
+    return sorted(tests, key=lambda test: (recorded["seconds"][test], test))
+
+
+def survives(path: Path, code, tests: list[str], seconds: dict[str, float]) -> bool:
+    """Whether the tests pass over the changed module."""
+
+    def work(some: list[str]) -> int:
+        sys.meta_path.insert(0, Changed(path, code))
+        return tested(*some)
+
+    first = tests[:FIRST] + [test for test in tests[FIRST:] if test.startswith(LOOP)][: FIRST // 2]
+    parts = [first, [test for test in tests if test not in first]]
+    return not any(in_child(lambda: work(some), 60 + 5 * sum(seconds[test] for test in some)) for some in parts if some)  # noqa: B023
 
 
 def main() -> None:
@@ -185,6 +254,7 @@ def main() -> None:
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     import bitsandbytes  # noqa: F401, so that no child has to
+    import coverage  # noqa: F401
     import hypothesis  # noqa: F401
     import pytest  # noqa: F401
     import torch  # noqa: F401
@@ -192,17 +262,19 @@ def main() -> None:
 
     files = [ROOT / name for name in args.files or FILES]
     files += [] if args.files else [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.py"))]
-    found = [(path, name) for path in files for name, _ in mutants(path)]
+    found = [(path, name) for path in files for name, _, _ in mutants(path)]
     chosen = set(random.Random(args.seed).sample(found, min(args.sample or len(found), len(found))))
     done = {json.loads(line)["mutant"] for line in args.output.open()} if args.output.exists() else set()
     print(f"{len(found)} mutants, {len(chosen)} to try, {len(done)} tried before", flush=True)
+    recorded = record(args.output.with_suffix(".lines.json"))
     with args.output.open("a", buffering=1) as file:
         for path in files:
-            for name, tree in mutants(path):
+            for name, line, tree in mutants(path):
                 if (path, name) in chosen and name not in done:
-                    begin = time.monotonic()
-                    lives = survives(path, compile(tree, path, "exec"))
-                    row = {"mutant": name, "survives": lives, "seconds": round(time.monotonic() - begin, 1)}
+                    begin, tests = time.monotonic(), near(recorded, path, line)
+                    lives = survives(path, compile(tree, path, "exec"), tests, recorded["seconds"])
+                    row = {"mutant": name, "line": line, "survives": lives, "tests": len(tests)}
+                    row["seconds"] = round(time.monotonic() - begin, 1)
                     print(json.dumps(row, ensure_ascii=False), file=file)
                     if lives:
                         print("survives:", name, flush=True)

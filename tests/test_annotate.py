@@ -496,6 +496,27 @@ def test_a_local_teacher_draws_by_seed_and_question(command, tmp_path, student_f
     assert not set(one.values()) & set(other.values())
 
 
+def test_a_stopped_local_teacher_goes_on_in_the_same_batches(command, tmp_path, student_folder, monkeypatch):
+    """All prompts are given, with those that are done; an answer that comes again is not written twice."""
+    from selfrefine.teachers import local
+
+    given, original = [], local.sample
+    monkeypatch.setattr(
+        local,
+        "sample",
+        lambda _, prompts, *rest, **how: (given.append((prompts, how["done"])), original(_, prompts, *rest, **how))[1],
+    )
+    output = tmp_path / "answers.jsonl"
+    how = ["--task", "pocket", "--limit", 6, "--temperature", 1, "--max-new-tokens", 8, "--teacher", student_folder]
+    assert command(annotate, *how, "--output", output, "--device", "cpu") == 0
+    straight = output.read_text().splitlines(keepends=True)
+    output.write_text("".join(straight[:4]))
+    assert command(annotate, *how, "--output", output, "--device", "cpu") == 0
+    assert output.read_text().splitlines(keepends=True) == straight
+    (before, nothing), (after, done) = given
+    assert after == before and not nothing and len(done) == 4
+
+
 def test_a_model_whose_logits_are_scaled_is_refused(command, tmp_path, capfd):
     """Gemma 2 caps its logits: the student's sampling would draw from other probabilities."""
     folder = write_student(tmp_path / "gemma", "gemma2", head_dim=32)

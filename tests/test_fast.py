@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
+import evaluate
 import train_dpo
 import train_it
 from selfrefine import fast
@@ -27,6 +29,58 @@ from tests.test_lora import layer as nf4_layer
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 DTYPES = (torch.float32, torch.bfloat16)
+SAPPHIRE_RAPIDS = {"cpu_name": "Intel Xeon", "avx512_bf16": True, "avx512_fp16": True, "amx_bf16": True}
+
+
+# Products in float32
+
+
+@pytest.fixture(params=["own type", "wide"])
+def able(request, monkeypatch) -> dict[str, bool]:
+    """A CPU that is quickest at bfloat16's products in bfloat16, and one that is in float32."""
+    able = SAPPHIRE_RAPIDS | {"amx_bf16": request.param == "own type"}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    return able
+
+
+class Products(TorchDispatchMode):
+    """The types of all factors of matrix products."""
+
+    def __init__(self):
+        super().__init__()
+        self.types = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if any(name in str(function) for name in ("mm", "linear", "matmul", "attention")):
+            self.types |= {part.dtype for part in args if isinstance(part, torch.Tensor)}
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (SAPPHIRE_RAPIDS | {"amx_bf16": False}, torch.float32),
+        (SAPPHIRE_RAPIDS, torch.bfloat16),
+        (SAPPHIRE_RAPIDS | {"amx_bf16": False, "avx512_fp16": False}, torch.bfloat16),  # Cooper Lake
+        (SAPPHIRE_RAPIDS | {"amx_bf16": False, "cpu_name": "AMD EPYC"}, torch.bfloat16),
+        ({}, torch.bfloat16),
+    ],
+)
+def test_wide_products(student_folder, monkeypatch, flags, expected):
+    """A step's products, forward and backward, are of one type; the gradients are as near to float32's in both."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
+    rows, got = sequences((5, 30), (40, 9)), []
+    for dtype in (torch.float32, torch.bfloat16):
+        student = load_student(student_folder, CPU, dtype)
+        add_lora(student, rank=4, alpha=8, dropout=0.0, seed=0)
+        for layer in lora_layers(student).values():
+            torch.nn.init.constant_(layer.B, 0.01)
+        fast.speed_up(student)
+        with Products() as products:
+            got.append(gradients(student, -fast.response_log_probs(student, rows).sum()))
+        assert products.types == {expected if dtype == torch.bfloat16 else dtype}
+    exact, rounded = (torch.cat([part.flatten() for part in one.values()]) for one in got)
+    assert (rounded - exact).norm() < 0.03 * exact.norm()
 
 
 # LoRA as one function
@@ -34,7 +88,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_lora(dtype, dropout):
+def test_lora(able, dtype, dropout):
     """Output and gradients by the formula y = x Wᵀ + b + (α/r) dropout(x) Aᵀ Bᵀ on plain float64 matrices."""
     adapted = LoRALinear(nf4_layer(dtype, bias=torch.randn(96)), rank=4, alpha=8, dropout=dropout)
     torch.nn.init.normal_(adapted.A)
@@ -90,7 +144,7 @@ def test_nothing_dense_is_kept_for_the_backward():
 
 
 @pytest.mark.parametrize("margin", [5.0, 9.0, 12.0])
-def test_a_confident_token_keeps_its_gradient_in_bfloat16(margin):
+def test_a_confident_token_keeps_its_gradient_in_bfloat16(able, margin):
     """At p = 0.33, 0.96 and 0.998: W[w] − softmax(h W)ᵀ W within 1 % of float64's from the same logits; with the
     softmax rounded before the subtraction it would be 0.2, 4 and 100 % off."""
     generator = torch.Generator().manual_seed(0)
@@ -307,6 +361,37 @@ def test_whole_runs_are_those_of_the_plain_path(command, demonstrations, prefere
     for phase, start in (("it", first_adapter(folder)), ("sr", load_file(tmp_path / "it/adapter_model.safetensors"))):
         ended = [load_file(tmp_path / f"{phase}{path}/last/adapter_model.safetensors") for path in runs]
         moved(*ended, start)
+
+
+@pytest.mark.parametrize("path", [(), ("--plain",)])
+def test_the_scripts_take_the_path_that_is_asked_for(command, demonstrations, preferences, tmp_path, monkeypatch, path):
+    """Nothing of the other path is called: neither its log-probabilities nor, on the plain path, `speed_up`."""
+    student, called = write_student(tmp_path / "student"), set()
+
+    def noted(module, name):
+        function = getattr(module, name)
+
+        def call(*arguments, **named):
+            called.add((module.__name__.rpartition(".")[2], name))
+            return function(*arguments, **named)
+
+        return call
+
+    names = [(plain, "response_log_probs"), (plain, "pair_log_probs"), (fast, "response_log_probs")]
+    for module, name in [*names, (fast, "pair_log_probs"), (fast, "speed_up")]:
+        monkeypatch.setattr(module, name, noted(module, name))
+    taken = "log_probs" if path else "fast"
+    sped = set() if path else {("fast", "speed_up")}
+    assert command(train_it, *phase_1(student, demonstrations, tmp_path / "it"), *path) == 0
+    assert called == {(taken, "response_log_probs"), *sped}
+    called.clear()
+    flags = [*phase_2(student, tmp_path / "it", tmp_path / "sr"), "--preferences", preferences]
+    assert command(train_dpo, *flags, *path) == 0
+    assert called - {("log_probs", "response_log_probs")} == {(taken, "pair_log_probs"), *sped}
+    called.clear()
+    flags = ["--student", student, "--tasks", "pocket", "--limit", "1", "--max-new-tokens", "2"]
+    assert command(evaluate, *flags, "--output", tmp_path / "evaluation.json", *path) == 0
+    assert called == sped
 
 
 def first_adapter(folder) -> dict[str, torch.Tensor]:

@@ -115,8 +115,8 @@ def test_any_split_into_micro_batches_gives_the_same_gradient(student, formula, 
 
 
 def pairs_and_sides() -> tuple[list[Pair], list[Example], list[Example]]:
-    """Two pairs of unlike lengths, and the sequences that their chosen and their rejected sides are."""
-    chosen, rejected = sequences((6, 12), (9, 20)), sequences((6, 2), (9, 1), seed=1)
+    """Three pairs of unlike lengths, and the sequences that their chosen and their rejected sides are."""
+    chosen, rejected = sequences((6, 12), (9, 20), (4, 5)), sequences((6, 2), (9, 1), (4, 7), seed=1)
     rejected = [Example(w.prompt, row.response) for w, row in zip(chosen, rejected, strict=True)]
     pairs = [Pair(w.prompt, w.response, row.response) for w, row in zip(chosen, rejected, strict=True)]
     return pairs, chosen, rejected
@@ -129,7 +129,7 @@ def test_pairs_are_scored_as_their_sides_alone(student, formula):
     expected = [torch.cat([alone(student, row) for row in side]) for side in (chosen, rejected)]
     for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
-    weights = torch.tensor([[0.7, 0.1], [-0.7, -0.2]])
+    weights = torch.tensor([[0.7, 0.1, 0.3], [-0.7, -0.2, -0.4]])
     assert_same(
         gradients(student, (weights * torch.stack(got)).sum()),
         gradients(student, (weights * torch.stack(expected)).sum()),

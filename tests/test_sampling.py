@@ -115,7 +115,7 @@ def test_draws_follow_the_softmax():
     """200,000 draws from four logits at temperature 0.5: each share within 5 standard errors of softmax(2 z)."""
     logits, count = torch.tensor([0.1, -0.3, 0.7, 0.0]), 200_000
     uniforms = torch.rand(count, generator=torch.Generator().manual_seed(0))
-    drawn = draw(logits.expand(count, 4), uniforms, 0.5)
+    drawn = draw(logits.repeat(count, 1), uniforms, 0.5)
     expected = torch.softmax(2 * logits, dim=0)
     shares = torch.bincount(drawn, minlength=4) / count
     assert ((shares - expected).abs() < 5 * (expected * (1 - expected) / count).sqrt()).all()
@@ -139,7 +139,7 @@ def test_draws_follow_the_softmax_of_what_is_left(top_k, top_p, left):
     """200,000 draws at temperature 0.5, χ² against softmax(2 z) of the tokens left: below its 99.9 % quantile, 13.8."""
     logits, count = torch.tensor([0.1, -0.3, 0.7, 0.2]), 200_000
     uniforms = torch.rand(count, generator=torch.Generator().manual_seed(0))
-    drawn = torch.bincount(draw(logits.expand(count, 4), uniforms, 0.5, top_k, top_p), minlength=4)
+    drawn = torch.bincount(draw(logits.repeat(count, 1), uniforms, 0.5, top_k, top_p), minlength=4)
     expected = count * torch.softmax(2 * logits[left], dim=0)
     assert drawn[left].sum() == count
     assert ((drawn[left] - expected).square() / expected).sum() < 13.8
@@ -149,7 +149,23 @@ def test_nothing_cut_leaves_every_bit():
     logits = torch.randn(50, 40, generator=torch.Generator().manual_seed(0))
     assert truncated(logits, None, None) is logits
     uniforms = torch.rand(50, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(draw(logits, uniforms, 0.7), draw(logits, uniforms, 0.7, 40, None))
+    assert torch.equal(draw(logits.clone(), uniforms, 0.7), draw(logits, uniforms, 0.7, 40, None))
+
+
+@pytest.mark.parametrize(("ties", "width"), [(1, 64), (14, 64), (15, 3000)])
+def test_of_top_k_only_the_likeliest_are_looked_at(monkeypatch, ties, width):
+    """The same draws as from all 3000 logits; so many are as likely as the fiftieth: all may be drawn."""
+    generator = torch.Generator().manual_seed(0)
+    logits, uniforms = torch.randn(500, 3000, generator=generator) / 4, torch.rand(500, generator=generator)
+    lowest = logits.topk(50).values[:, -1:]
+    logits[:, 100 : 100 + ties - 1] = lowest - 9  # not among the fifty
+    logits = torch.where(logits == lowest - 9, lowest, logits)
+    seen, original = [], sampling.truncated
+    monkeypatch.setattr(sampling, "truncated", lambda cut, *how: (seen.append(cut.shape[1]), original(cut, *how))[1])
+    few = draw(logits.clone(), uniforms, 0.7, 50)
+    monkeypatch.setattr(sampling, "MORE", 3000)
+    assert torch.equal(few, draw(logits.clone(), uniforms, 0.7, 50))
+    assert seen == [width, 3000]
 
 
 def test_greedy_is_not_cut():
@@ -199,7 +215,8 @@ def test_a_broken_generation_config_is_one_sentence(tmp_path, content):
 def test_impossible_tokens_are_never_drawn():
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]])
     for uniform in (0.0, 0.4999, 0.5, 1 - 2**-24):
-        assert draw(logits, torch.tensor([uniform]), 1.0).item() in (1, 3)
+        assert draw(logits.clone(), torch.tensor([uniform]), 1.0).item() in (1, 3)
+    assert draw(torch.tensor([[0.0, 100.0, 0.0]]), torch.tensor([0.0]), 1.0).item() == 1  # e⁻¹⁰⁰ is no normal number
 
 
 def test_cut_at_the_limit_is_not_ended(student):

@@ -103,6 +103,10 @@ def test_phase_2_starts_at_ln_2_and_learns(
     assert first["loss"] == torch.tensor(2.0).log().item() and first["margin"] == 0.0  # exactly, in float32
     assert first["chosen_change"] == first["rejected_change"] == 0.0
     assert rows[0]["reference_seconds"] > 0
+    made = output / "preferences.jsonl"
+    trained_on = made if made.exists() else flags[-1]
+    assert rows[0]["pairs"] + rows[0]["validation_pairs"] == Path(trained_on).read_bytes().count(b"\n")
+    assert rows[0]["validation_pairs"] > 0
     wanted = {"step", "loss", "grad_norm", "learning_rate", "tokens", "seconds", "margin", "accuracy"}
     assert wanted | {"chosen_logp", "rejected_logp"} <= set(first)
     validations = [row["validation_loss"] for row in rows if "validation_loss" in row]

@@ -10,6 +10,7 @@ out: `speed_up` changes the layers' forwards; the functions here stand in for th
 | `head.py` | logits only where a response token is predicted, a chunk at a time |
 | `prefix.py` | a pair's prompt computed once for both sides |
 | `decoding.py` | a token a row at a time over held weights, prompts that begin alike read once |
+| `wide.py` | bfloat16's products in float32, on CPUs where these are quicker |
 | `dense.py` | 4-bit weights held dequantised where memory allows |
 """
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
+from selfrefine.fast.wide import product_type
+
 NAME = "matmul"
 
 
@@ -20,10 +22,12 @@ def attend(
     groups = module.num_key_value_groups
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    dtype, wide = query.dtype, product_type(query)
+    query, key, value = (part.to(wide) for part in (query, key, value))
     scores = (query * scaling) @ key.transpose(-1, -2)  # (B, h, T, S)
     if attention_mask is not None:
         scores += attention_mask  # in place: a product is not kept for its own backward
-    return (scores.softmax(dim=-1) @ value).transpose(1, 2).contiguous(), None
+    return (scores.softmax(dim=-1) @ value).to(dtype).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(NAME, attend)

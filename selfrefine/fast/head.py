@@ -11,6 +11,8 @@ Held equal by tests/test_fast.py::test_head.
 import torch
 from torch import Tensor
 
+from selfrefine.fast.wide import product_type
+
 CHUNK = 256  # tokens whose logits exist at one time: at a vocabulary of 32,000, 32 MiB in float32
 
 
@@ -24,9 +26,10 @@ class TokenLogProbs(torch.autograd.Function):
     def forward(ctx, states: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         log_probs = torch.empty(len(states), dtype=torch.float32, device=states.device)
         slopes = torch.empty_like(states) if ctx.needs_input_grad[0] else None  # d log π / d state, (N, H)
+        head = head.to(product_type(states))
         for begin in range(0, len(states), CHUNK):
             chunk = slice(begin, begin + CHUNK)
-            logits = (states[chunk] @ head.T).float()  # (n, V)
+            logits = (states[chunk].to(head.dtype) @ head.T).float()  # (n, V)
             picked = logits.gather(1, targets[chunk, None])  # (n, 1)
             highest = logits.amax(dim=1, keepdim=True)  # (n, 1), for no exponential to overflow
             weights = logits.sub_(highest).exp_()  # (n, V), in place

@@ -12,7 +12,9 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from selfrefine.fast.wide import product_type
 from selfrefine.model.lora import LoRALinear, NF4Linear, lora_layers
 
 
@@ -24,23 +26,26 @@ class _QLoRA(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, kept: Tensor | None, A: Tensor, B: Tensor, base: NF4Linear, scaling: float) -> Tensor:
-        z = x if kept is None else x * kept
-        down = z @ A.T  # (M, r)
-        ctx.save_for_backward(x, kept, A, B, down)
+        wide, bias, narrow = product_type(x), base.bias, x
+        x, A_, B_, W = (part.to(wide) for part in (x, A, B, base.dequantize()))
+        down = (x if kept is None else x * kept) @ A_.T  # (M, r)
+        ctx.save_for_backward(narrow, kept, A, B, down.to(narrow.dtype))
         ctx.base, ctx.scaling = base, scaling
-        return base(x).addmm_(down, B.T, alpha=scaling)
+        y = F.linear(x, W, None if bias is None else bias.to(wide))
+        return y.addmm_(down, B_.T, alpha=scaling).to(narrow.dtype)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, kept, A, B, down = ctx.saved_tensors
+        dtype, wide, (x, kept, *others) = gradient.dtype, product_type(gradient), ctx.saved_tensors
+        gradient, x, A, B, down = (part.to(wide) for part in (gradient, x, *others))
         d_down = ctx.scaling * (gradient @ B)  # (M, r)
         dB = gradient.T @ (ctx.scaling * down)  # (out, r)
         dA = d_down.T @ (x if kept is None else x * kept)  # (r, in)
         if not ctx.needs_input_grad[0]:  # the first block's: the embeddings are frozen
             return None, None, dA, dB, None, None
-        dx = gradient @ ctx.base.dequantize()  # (M, in)
+        dx = gradient @ ctx.base.dequantize().to(wide)  # (M, in)
         dx = dx.addmm_(d_down, A) if kept is None else dx.add_((d_down @ A).mul_(kept))
-        return dx, None, dA, dB, None, None
+        return dx.to(dtype), None, dA, dB, None, None
 
 
 def dropout_mask(shape: torch.Size, dropout: float, device: torch.device) -> tuple[Tensor, float]:

@@ -35,9 +35,12 @@ from selfrefine.tasks.questions import Question
 from selfrefine.teachers import Answer, Key, Refusal
 
 
-def answers(prompts: Mapping[Key, str], args: argparse.Namespace) -> Iterator[tuple[Key, Answer | Refusal]]:
+def answers(
+    prompts: Mapping[Key, str], args: argparse.Namespace, done: Container[Key] = ()
+) -> Iterator[tuple[Key, Answer | Refusal]]:
     """Yield (key, answer) of annotate's --teacher, in bfloat16 or in the project's own NF4, sampled as the student is,
-    --batch-size being drawn at a time; what is drawn depends on the seed and the key alone.
+    --batch-size being drawn at a time, in the same batches however much is `done`; what is drawn depends on the seed
+    and the key alone. Of a batch that is done in part, all answers come again.
 
     Raises UserError for a model that cannot be loaded or sampled here.
     """
@@ -54,7 +57,8 @@ def answers(prompts: Mapping[Key, str], args: argparse.Namespace) -> Iterator[tu
     room = context(teacher.config)
     for key in [key for key, ids in encoded.items() if len(ids) >= room]:
         yield key, Refusal(f"its {len(encoded.pop(key))} tokens fill the teacher's context of {room}.")
-    yield from _generated(teacher, tokenizer, encoded, [row_seed(args.seed, *key) for key in encoded], args, template)
+    seeds = [row_seed(args.seed, *key) for key in encoded]
+    yield from _generated(teacher, tokenizer, encoded, seeds, args, template, done)
 
 
 def student(
