@@ -172,7 +172,8 @@ def test_widths_are_the_tokens_that_are_computed(student, formula, monkeypatch):
     formula.response_log_probs(student, chosen)
     formula.pair_log_probs(student, pairs)
     formula.pair_log_probs(student, [pairs[1], replace(pairs[1], prompt=[*pairs[1].prompt])])
-    assert shapes == [2 * max(map(formula.width, chosen)), *[2 * max(map(formula.width, pairs))] * 2]
+    widest = max(map(formula.width, pairs))  # pairs[1]'s
+    assert shapes == [3 * max(map(formula.width, chosen)), 3 * widest, 2 * widest]
 
 
 @pytest.mark.parametrize("which", ["single", "pairs"])
