@@ -211,6 +211,23 @@ def test_a_wrong_tensor_is_one_sentence(folder, student_folder, tensor, named):
         load_adapter(load_student(student_folder, CPU, torch.float32), folder, "abc")
 
 
+@pytest.mark.parametrize(
+    ("file", "key", "value", "named"),
+    [
+        *(("adapter_config.json", "r", value, "r is") for value in (0, -1, 2.0, "4", True, None, 2**17)),
+        *(("adapter_config.json", "lora_alpha", value, "lora_alpha is") for value in (0, -2.0, "8", True, None)),
+        *(("adapter_config.json", "lora_dropout", value, "lora_dropout is") for value in (1, -0.1, "0", False)),
+        *(("selfrefine.json", "fingerprint", value, "fingerprint or chat_template") for value in (7, ["abc"], None)),
+        *(("selfrefine.json", "chat_template", value, "fingerprint or chat_template") for value in ("yes", 1)),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(folder, file, key, value, named):
+    kept = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(kept | {key: value}))
+    with pytest.raises(UserError, match=named):
+        read_settings(folder)
+
+
 def test_a_foreign_tensor_is_one_sentence(folder, student_folder):
     stored = load_file(folder / "adapter_model.safetensors")
     save_file(

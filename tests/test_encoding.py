@@ -48,6 +48,21 @@ def test_pitfall_p3_one_beginning_and_one_end(each, chat_template):
     assert sequence.response[:-1] == encode_response(each, "2")
 
 
+def test_a_tokenizer_that_ends_every_text_does_not_end_a_prompt(tokenizer):
+    """As some are made; a prompt's own last token stays."""
+    from tokenizers import processors
+
+    plain = encode_prompt(tokenizer, PROMPT, chat_template=False)
+    ends = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    tokenizer.backend_tokenizer.post_processor = ends
+    assert tokenizer(PROMPT).input_ids == [*plain, tokenizer.eos_token_id]
+    assert encode_prompt(tokenizer, PROMPT, chat_template=False) == plain
+    ends = processors.TemplateProcessing(single="<s> <s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.backend_tokenizer.post_processor = ends
+    assert encode_prompt(tokenizer, PROMPT, chat_template=False) == plain
+    assert encode_prompt(tokenizer, "", chat_template=False) == [tokenizer.bos_token_id]
+
+
 def test_pitfall_p21_the_llama_2_turn_is_the_published_one(tokenizers):
     """[INST] prompt [/INST] after one <s>: the ids of the plain string with the tokenizer's own beginning."""
     llama = AutoTokenizer.from_pretrained(tokenizers / "llama2")

@@ -1,11 +1,14 @@
 """Pairs: Eq. 4's two cases, Eq. 5, provenance, and the students' answers kept as they were sampled."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from selfrefine import preferences
 from selfrefine.errors import UserError
 from selfrefine.files import write_whole
+from selfrefine.model.encoding import decode
 from selfrefine.preferences import (
     Answer,
     answer_pair,
@@ -20,6 +23,7 @@ from selfrefine.preferences import (
     x_cot,
 )
 from selfrefine.records import Demonstration, read_preferences, write_records
+from selfrefine.training.examples import is_correct
 
 TRIGGER = "Let's think step by step"
 
@@ -99,6 +103,20 @@ def test_equal_texts_of_other_tokens_or_of_which_one_is_cut_make_a_pair(y):
     assert (pair.rejected_ids, pair.rejected_ended) == (y.ids, y.ended)
 
 
+def test_a_pair_says_where_it_is_from():
+    pair = cot_pair(demonstration(), DIRECT, RIGHT, "final")
+    assert (pair.task, pair.id, pair.target, pair.chosen_from) == ("gsm8k", "q1", "7", "student")
+    assert (pair.prompt, pair.chosen, pair.rejected) == (x_cot(demonstration()), RIGHT.text, DIRECT.text)
+
+
+def test_options_that_only_the_input_lists_are_read_too():
+    """What --keep and t ∈ ŷ of a choice do without `options`."""
+    listed = {"input": "Question: red?\nChoices:\nA) a leaf\nB) a rose\nAnswer:", "target": "B", "task": "mine"}
+    right, wrong = (demonstration(**listed, output=f"So it must be {word}.") for word in ("a rose", "a leaf"))
+    assert is_correct(right) and not is_correct(wrong)
+    assert has_target(right, right.output, "final") and not has_target(right, wrong.output, "final")
+
+
 def test_an_answer_cut_at_the_limit_stays_marked():
     pair = cot_pair(demonstration(), answer("and and and", ended=False), RIGHT, "final")
     assert pair.chosen_ended and not pair.rejected_ended
@@ -109,6 +127,7 @@ def test_a_question_that_two_teachers_answered_makes_one_pair():
     rows = [standard, demonstration(), demonstration(teacher="u", output="other: 7")]
     (only,) = questions_of(rows)
     assert only.output == demonstration().output
+    assert questions_of([standard, replace(standard, output="other: 7")]) == [standard]
     answers = {("gsm8k", "q1", "standard"): DIRECT, ("gsm8k", "q1", "cot"): WRONG}
     (pair,), counts = build_pairs(rows, answers, samples=1, preferred="cot", matching="final")
     assert pair.chosen == demonstration().output and counts == {"teacher": 1}
@@ -196,7 +215,7 @@ def test_answers_of_something_else_are_one_sentence(student, tokenizer, tmp_path
         ask(student, tokenizer, [demonstration()], tmp_path / "answers.jsonl")
 
 
-def test_answers_are_kept_as_they_come_and_never_asked_twice(student, tokenizer, tmp_path):
+def test_answers_are_kept_as_they_come_and_never_asked_twice(student, tokenizer, tmp_path, monkeypatch):
     """Stopped after 5 of 80 answers, with a torn last line: the rest is sampled, all are those of a straight run."""
     rows = [demonstration(id=str(i), input=f"Question: {'1 + ' * (i % 9)}{i}?\nAnswer:") for i in range(40)]
     straight = ask(student, tokenizer, rows, tmp_path / "straight.jsonl")
@@ -216,6 +235,9 @@ def test_answers_are_kept_as_they_come_and_never_asked_twice(student, tokenizer,
         ask(student, tokenizer, rows, path, stop)
     assert len(path.read_text().split("\n")) == 6
     write_whole(path, path.read_bytes() + b'{"key": ["gsm')
+    sampled = []
+    monkeypatch.setattr(preferences, "decode", lambda *ids: sampled.append(ids) or decode(*ids))
     assert ask(student, tokenizer, rows, path) == straight
+    assert 5 <= 80 - len(sampled) < 10  # those that were kept, and what came after the torn line is none of them
     lines = [json.loads(line) for line in path.read_text().split("\n") if line]
     assert len(lines) == len({tuple(line["key"]) for line in lines}) == 80

@@ -4,14 +4,16 @@ from argparse import Namespace
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from selfrefine import fast
 from selfrefine.model import LINEARS
 from selfrefine.model.lora import NF4Linear, add_lora, lora_parameters
-from selfrefine.model.student import load_student
+from selfrefine.model.student import FAMILIES, load_student
 from selfrefine.training.batches import Example, micro_batches, step_indices, steps_per_epoch
 from selfrefine.training.plan import disk, memory
 from selfrefine.training.schedule import constant, cosine, linear
+from tests.conftest import HEADS, TINY
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,35 @@ def test_an_epoch_sees_every_row_once_and_epochs_differ():
     assert epochs[0] != epochs[1]
     assert len(step_indices(10, 4, 0, 2)) == 2
     assert step_indices(10, 4, 0, 1) != step_indices(10, 4, 1, 1)
+
+
+def test_the_order_of_rows_draws_from_no_generator_but_its_own():
+    state = torch.get_rng_state()
+    step_indices(9, 2, seed=1, step=3)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("heads", [{}, {"head_dim": 48}])
+def test_the_estimate_counts_every_familys_layers(family, heads):
+    """Heads that the configuration gives a width of their own, and those that share the hidden size."""
+    config = AutoConfig.for_model(family, **{**TINY, **HEADS, **heads})
+    with torch.device("meta"):
+        layers = AutoModelForCausalLM.from_config(config).model.layers
+    weights = sum(m.weight.numel() for m in layers.modules() if isinstance(m, torch.nn.Linear))
+    given = {"micro_batch_tokens": 10, "dequantize_once": True, "lora_rank": 4, "lora_dropout": 0.0}
+    args = Namespace(**given, lora_targets=LINEARS, gradient_checkpointing=False)
+    told = memory(config, args, torch.float32)
+    assert told["the same dequantised"] == 4 * weights
+    # 4 bits a weight; 64 share a byte, and 256 of these bytes a float32 (double quantisation)
+    assert told["4-bit layers"] == int(weights * (1 / 2 + 1 / 64 + 4 / (64 * 256)))
+    untied = memory(config, args, torch.float32)["embeddings and head"]
+    config.tie_word_embeddings = True
+    assert untied == 2 * memory(config, args, torch.float32)["embeddings and head"] == 2 * 320 * 128 * 4
+    assert told["logits"] == 10 * 320 * 4 * 2
+    # checkpointing keeps each of the two layers' inputs, and what one layer alone keeps while it goes backward
+    args.gradient_checkpointing = True
+    assert memory(config, args, torch.float32)["activations"] == told["activations"] / 2 + 10 * 2 * 128 * 4
 
 
 def test_micro_batches_fit_their_budget_and_keep_every_index():

@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from selfrefine.errors import UserError
 from selfrefine.model.lora import NF4Linear
-from selfrefine.model.student import FAMILIES, find, fingerprint, load_student, read_config
+from selfrefine.model.student import FAMILIES, find, fingerprint, load_student, load_unquantised, read_config
 from tests.conftest import write_student
 
 CPU = torch.device("cpu")
@@ -90,6 +91,29 @@ def test_other_families_are_refused(tmp_path, student_folder):
     (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "mixtral"}))
     with pytest.raises(UserError, match="mixtral"):
         read_config(tmp_path)
+
+
+@pytest.mark.parametrize("other", ["mask", "head"])
+def test_a_model_that_would_be_sampled_wrong_is_refused(student_folder, monkeypatch, other):
+    """One whose attention does not follow the mask that it is given, one whose logits are not its head's."""
+
+    def load(*arguments, **flags):
+        model = original(*arguments, **flags)
+        part = model.model if other == "mask" else model
+        forward = part.forward
+        if other == "mask":
+            part.forward = lambda *a, attention_mask=None, **b: forward(
+                *a, attention_mask=None if attention_mask is None else 0 * attention_mask.clamp(min=-1), **b
+            )
+        else:
+            part.forward = lambda *a, **b: SimpleNamespace(logits=forward(*a, **b).logits.tanh())
+        return model
+
+    original = AutoModelForCausalLM.from_pretrained
+    load_unquantised(student_folder, CPU, torch.float32)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
+    with pytest.raises(UserError, match="a llama is not sampled right here: serve it"):
+        load_unquantised(student_folder, CPU, torch.float32)
 
 
 def test_an_index_cannot_lead_outside_its_folder(tmp_path, student_folder):

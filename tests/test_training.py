@@ -13,9 +13,11 @@ from safetensors.torch import load_file
 import train_dpo
 import train_it
 from selfrefine import fast
-from selfrefine.errors import UserError
+from selfrefine.errors import RunError, UserError
+from selfrefine.model.lora import NF4Linear, lora_layers
 from selfrefine.runs import Run
 from selfrefine.training.batches import Pair
+from selfrefine.training.progress import require_start
 from selfrefine.training.reference import Reference, reference_log_probs
 from tests.conftest import examples, lines, phase_1, phase_2
 
@@ -421,15 +423,27 @@ def test_a_signal_just_after_the_step_asked_for_one_costs_no_step(
 
 
 def test_holding_the_weights_dequantised_changes_no_bit(
-    command, student_folder, demonstrations, preferences, tmp_path, capsys
+    command, student_folder, demonstrations, preferences, tmp_path, capsys, monkeypatch
 ):
     """A CPU's default against its opposite, in both phases, with dropout in phase 1."""
+    holds = []
+
+    def load(setup, student_id):
+        student, adapter = original(setup, student_id)
+        holds.append(all(layer.dense is not None for layer in student.modules() if isinstance(layer, NF4Linear)))
+        return student, adapter
+
+    original = train_it.load
+    monkeypatch.setattr(train_it, "load", load)
+    monkeypatch.setattr(train_dpo, "load", load)
     for held in ("--dequantize-once", "--no-dequantize-once"):
         instructed = tmp_path / f"it{held}"
         assert command(train_it, *phase_1(student_folder, demonstrations, instructed), held) == 0
         flags = phase_2(student_folder, instructed, tmp_path / f"dpo{held}")
         assert command(train_dpo, *flags, "--preferences", preferences, held) == 0
         assert capsys.readouterr().out.count("the same dequantised") == (2 if held == "--dequantize-once" else 0)
+        assert holds == [held == "--dequantize-once"] * 2
+        holds.clear()
     for phase in ("it", "dpo"):
         same_run(tmp_path / f"{phase}--dequantize-once", tmp_path / f"{phase}--no-dequantize-once")
 
@@ -582,6 +596,27 @@ def test_pitfall_p9_a_stale_reference_is_not_used(student, tmp_path):
     assert other.rejected[3] != first.rejected[3] and other.rejected[2] == first.rejected[2]
     path.write_bytes(path.read_bytes()[:40])
     same_reference(kept_reference(student, changed, groups, path), other)
+
+
+def test_the_reference_is_scored_without_dropout_and_gradient(student, tmp_path):
+    """Whatever state the student is in: two passes agree, and nothing hangs on a graph."""
+    pairs = [Pair([1, 5 + i], [7, 8, 2], [9, 2]) for i in range(4)]
+    calm = kept_reference(student.eval(), pairs, [[[0, 1], [2, 3]]], tmp_path / "calm.safetensors")
+    for layer in lora_layers(student).values():
+        layer.dropout = 0.5
+    restless = kept_reference(student.train(), pairs, [[[0, 1], [2, 3]]], tmp_path / "restless.safetensors")
+    same_reference(restless, calm)
+    assert not restless.chosen.requires_grad
+
+
+@pytest.mark.parametrize(("dtype", "off", "fine"), [("float32", 1e-5, 5e-7), ("bfloat16", 1e-2, 4e-3)])
+def test_pitfall_p8_a_start_that_is_not_at_ln_2_stops(dtype, off, fine):
+    """A loss off by more than its type's rounding, or a margin by twice that, is another reference's."""
+    dtype = getattr(torch, dtype)
+    require_start(math.log(2) + fine, -fine, dtype)
+    for loss, margin in ((math.log(2) + off, 0.0), (math.log(2) - off, 0.0), (math.log(2), 2 * off)):
+        with pytest.raises(RunError, match="the reference is not the student"):
+            require_start(loss, margin, dtype)
 
 
 def test_the_reference_goes_on_where_it_was_stopped_but_not_in_other_micro_batches(student, tmp_path):
