@@ -115,11 +115,21 @@ def test_pitfall_p2_rows_that_cannot_be_used_are_counted_and_named(tokenizer, ca
 
 
 def test_ids_beyond_the_vocabulary_are_refused(tokenizer):
-    class Small(Config):
-        vocab_size = 5
+    """And rows beyond the context: the last id and the last place are taken yet."""
+    (row,) = examples(examples_of, tokenizer, [demonstration()], Config, chat_template=False, allowed=0)
+    vocabulary, context = max(row.prompt + row.response) + 1, len(row.prompt + row.response)
 
-    with pytest.raises(UserError, match="vocabulary"):
-        examples(examples_of, tokenizer, [demonstration()], Small, chat_template=False, allowed=0)
+    class Exact(Config):
+        vocab_size, max_position_embeddings = vocabulary, context
+
+    assert examples(examples_of, tokenizer, [demonstration()], Exact, chat_template=False, allowed=0) == [row]
+    for name, value, said in (
+        ("vocab_size", vocabulary, "vocabulary"),
+        ("max_position_embeddings", context, "context"),
+    ):
+        small = type("Small", (Exact,), {name: value - 1})
+        with pytest.raises(UserError, match=said):
+            examples(examples_of, tokenizer, [demonstration()], small, chat_template=False, allowed=0)
 
 
 def test_a_demonstration_that_was_cut_gets_no_end(tokenizer):

@@ -1,5 +1,6 @@
 """Learning rates at set steps, and which rows a step takes."""
 
+import json
 from argparse import Namespace
 
 import pytest
@@ -10,8 +11,11 @@ from selfrefine import fast
 from selfrefine.model import LINEARS
 from selfrefine.model.lora import NF4Linear, add_lora, lora_parameters
 from selfrefine.model.student import FAMILIES, load_student
+from selfrefine.training import plan
 from selfrefine.training.batches import Example, micro_batches, step_indices, steps_per_epoch
-from selfrefine.training.plan import disk, memory
+from selfrefine.training.checkpoint import Progress
+from selfrefine.training.plan import dequantize_once, disk, memory
+from selfrefine.training.progress import Metrics
 from selfrefine.training.schedule import constant, cosine, linear
 from tests.conftest import HEADS, TINY
 
@@ -88,6 +92,28 @@ def test_the_estimate_counts_every_familys_layers(family, heads):
     # checkpointing keeps each of the two layers' inputs, and what one layer alone keeps while it goes backward
     args.gradient_checkpointing = True
     assert memory(config, args, torch.float32)["activations"] == told["activations"] / 2 + 10 * 2 * 128 * 4
+
+
+@pytest.mark.parametrize(("free", "held"), [(2, False), (2.01, True)])
+def test_weights_are_held_dequantised_on_a_cpu_with_twice_the_memory(monkeypatch, free, held):
+    config = AutoConfig.for_model("llama", **TINY, **HEADS)
+    weights = 2 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 192)  # two layers: q o, k v, gate up down
+    monkeypatch.setattr(plan, "free_memory", lambda device: free * 4 * weights)
+    assert dequantize_once(config, torch.device("cpu"), torch.float32) is held
+    assert dequantize_once(config, torch.device("cpu"), torch.bfloat16)
+    assert not dequantize_once(config, torch.device("cuda"), torch.bfloat16)
+
+
+def test_the_summary_counts_what_this_process_did(tmp_path):
+    metrics = Metrics(tmp_path, step=0)
+    metrics.write(step=1, loss=1.0, tokens=1200)
+    metrics.write(step=1, validation_loss=0.5)
+    metrics.write(step=2, loss=1.0, tokens=34)
+    said = metrics.summary(Progress(step=2, best_step=1, best_loss=0.5))
+    assert said.startswith("2 steps done; here 1,234 tokens in ") and "lowest validation loss 0.5000, at step 1" in said
+    assert "lowest" not in metrics.summary(Progress(step=2))
+    seconds = [json.loads(line)["seconds"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert metrics.seconds == pytest.approx(sum(seconds)) and min(seconds) > 0
 
 
 def test_micro_batches_fit_their_budget_and_keep_every_index():
