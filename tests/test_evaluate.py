@@ -1,5 +1,6 @@
 """evaluate.py whole: what it keeps, mean ± std over seeds, resuming, probing, and following the adapter (P25)."""
 
+import itertools
 import json
 
 import pytest
@@ -9,6 +10,7 @@ import evaluate
 from selfrefine.probe import likeliest_letters
 from selfrefine.scores import cell, prediction, score, table
 from selfrefine.tasks.questions import Question
+from selfrefine.teachers import local
 from tests.conftest import write_student
 
 SUMS = [{"question": f"What is {a} + 2?", "target": str(a + 2), "id": str(a)} for a in range(5)]
@@ -79,6 +81,31 @@ def test_stopped_and_started_again_asks_only_what_is_missing(command, student_fo
     assert json.loads(stopped.read_text())["results"] == json.loads(straight.read_text())["results"]
     assert command(evaluate, *flags(student_folder, own, stopped, "--seeds", 7)) == 2
     assert "seeds was [0], is [7]" in capsys.readouterr().err
+
+
+def test_a_first_start_that_is_stopped_notes_its_settings(
+    command, student_folder, questions, tmp_path, monkeypatch, capsys
+):
+    """After two of its answers: other settings are refused, the same go on to what a straight run gives."""
+    own, straight, output = questions(SUMS), tmp_path / "a.json", tmp_path / "b.json"
+    assert command(evaluate, *flags(student_folder, own, straight)) == 0
+
+    def stopped(*given, **flags):
+        yield from itertools.islice(original(*given, **flags), 2)
+        raise KeyboardInterrupt
+
+    original = local.sample
+    with monkeypatch.context() as patched:
+        patched.setattr(local, "sample", stopped)
+        assert command(evaluate, *flags(student_folder, own, output)) == 130
+    noted = json.loads(output.read_text())
+    assert noted["results"] == {} and noted["settings"]["seeds"] == [0]
+    assert command(evaluate, *flags(student_folder, own, output, "--seeds", 7)) == 2
+    assert "seeds was [0], is [7]" in capsys.readouterr().err
+    assert command(evaluate, *flags(student_folder, own, output)) == 0
+    assert "2 answers are in" in capsys.readouterr().out
+    one, other = (path.with_suffix(".predictions.jsonl").read_bytes() for path in (straight, output))
+    assert one == other and json.loads(output.read_text())["results"] == json.loads(straight.read_text())["results"]
 
 
 def test_what_is_in_the_output_is_not_emptied(command, student_folder, questions, tmp_path, monkeypatch, capsys):
