@@ -112,6 +112,9 @@ def test_the_summary_counts_what_this_process_did(tmp_path):
     said = metrics.summary(Progress(step=2, best_step=1, best_loss=0.5))
     assert said.startswith("2 steps done; here 1,234 tokens in ") and "lowest validation loss 0.5000, at step 1" in said
     assert "lowest" not in metrics.summary(Progress(step=2))
+    (tmp_path / "lost").mkdir()
+    Metrics(tmp_path / "lost", step=2).write(step=3)  # whose lines somebody has removed: it goes on
+    assert [json.loads(line)["step"] for line in (tmp_path / "lost" / "metrics.jsonl").open()] == [3]
     seconds = [json.loads(line)["seconds"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert metrics.seconds == pytest.approx(sum(seconds)) and min(seconds) > 0
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -309,8 +310,6 @@ def test_few_that_lack_are_left_out_and_said(command, vllm, taught, tmp_path, ca
 
 def test_the_kth_row_of_a_question_is_its_kth_answer(tmp_path):
     """Two files, two samples a prompt; ids of another tokenizer, or of another text, are not taken."""
-    from types import SimpleNamespace
-
     from selfrefine.model.encoding import encode_response
     from selfrefine.model.student import load_tokenizer
     from selfrefine.preferences import given_answers
@@ -347,3 +346,9 @@ def test_the_kth_row_of_a_question_is_its_kth_answer(tmp_path):
 def test_flags_that_contradict_answers(command, tmp_path, capsys, flags, said):
     assert command(train_dpo, "--student", "pocket", "--output", tmp_path / "run", *flags) == 2
     assert said in capsys.readouterr().err
+
+
+def test_two_processes_do_not_ask_one_server(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "ranks", SimpleNamespace(COUNT=2))
+    assert command(evaluate, "--tasks", "pocket", "--output", tmp_path / "e.json", *THERE) == 2
+    assert "start --server without it" in capsys.readouterr().err
