@@ -103,7 +103,7 @@ def test_a_model_that_would_be_sampled_wrong_is_refused(student_folder, monkeypa
         forward = part.forward
         if other == "mask":
             part.forward = lambda *a, attention_mask=None, **b: forward(
-                *a, attention_mask=None if attention_mask is None else 0 * attention_mask.clamp(min=-1), **b
+                *a, attention_mask=None if attention_mask is None else torch.zeros_like(attention_mask), **b
             )
         else:
             part.forward = lambda *a, **b: SimpleNamespace(logits=forward(*a, **b).logits.tanh())
