@@ -17,7 +17,12 @@ _TABLES = {".csv": "read_csv", ".tsv": "read_table", ".parquet": "read_parquet",
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, whatever happens meanwhile."""
+    """Write a file so that it is there whole or not at all, whatever happens meanwhile.
+
+    Raises UserError where something else is there: a draft that is renamed would take a device's place (/dev/null).
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no file that can be replaced: choose another --output.")
     draft = path.with_name(path.name + ".tmp")
     with open(draft, "wb") as file:
         file.write(content)

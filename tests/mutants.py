@@ -3,9 +3,11 @@
     python -m tests.mutants --output runs/mutants.jsonl [--sample 100] [FILE ...]
 
 A fault is an operator, a constant, a condition, an argument or a statement changed in the syntax tree, and never a
-text. Nothing is written: a child process compiles the changed module where the tests import it, and runs the tests
+text. No source is written: a child process compiles the changed module where the tests import it, and runs the tests
 that come by the changed line, the quickest first (`coverage` tells which, once, in the file beside the output). Started
-again, the command goes on. What survives stands in tests/mutants.md, each with the reason why it is harmless.
+again, the command goes on. But a fault may write wherever its user may (one put a file in the place of /dev/null): not
+as root, unless in a container that is thrown away. What survives stands in tests/mutants.md, each with the reason why
+it is harmless.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Learning rates at set steps, and which rows a step takes."""
 
 import json
+import os
 from argparse import Namespace
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from selfrefine import fast
+from selfrefine.errors import UserError
+from selfrefine.files import write_whole
 from selfrefine.model import LINEARS
 from selfrefine.model.lora import NF4Linear, add_lora, lora_parameters
 from selfrefine.model.student import FAMILIES, load_student
@@ -102,6 +105,13 @@ def test_weights_are_held_dequantised_on_a_cpu_with_twice_the_memory(monkeypatch
     assert dequantize_once(config, torch.device("cpu"), torch.float32) is held
     assert dequantize_once(config, torch.device("cpu"), torch.bfloat16)
     assert not dequantize_once(config, torch.device("cuda"), torch.bfloat16)
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe is no file that can be replaced: choose another --output"):
+        write_whole(tmp_path / "pipe", b"x")
+    assert (tmp_path / "pipe").is_fifo() and [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
 def test_the_summary_counts_what_this_process_did(tmp_path):

@@ -22,10 +22,11 @@ class Metrics:
     """
 
     def __init__(self, folder: Path, step: int):
-        path = folder / "metrics.jsonl" if ranks.RANK == 0 else Path(os.devnull)
-        rows = read_lines(path, mend=True) if step and path.exists() else ()
-        kept = [row for _, row in rows if row.get("step", 0) <= step]
+        path = Path(os.devnull)  # of the ranks after the first
         if ranks.RANK == 0:
+            path = folder / "metrics.jsonl"
+            rows = read_lines(path, mend=True) if step and path.exists() else ()
+            kept = [row for _, row in rows if row.get("step", 0) <= step]
             write_whole(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115, open as long as the run
         self._before = time.perf_counter()
