@@ -6,6 +6,7 @@ import torch
 from selfrefine import fast
 from selfrefine.fast import decoding
 from selfrefine.fast.decoding import Decoder, alike, held
+from selfrefine.model.cache import KeyValues
 from selfrefine.model.lora import LoRALinear, add_lora, lora_layers
 from selfrefine.model.student import FAMILIES, load_student
 from selfrefine.sampling import Plain, sample
@@ -46,6 +47,18 @@ def test_float32_is_transformers_to_rounding(tmp_path, family, key_heads):
     expected = logits(Plain(student, 4))
     assert expected.std() > 0.1
     torch.testing.assert_close(logits(Decoder(student, 4)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_cache_grows_by_blocks_and_keeps_what_it_has():
+    cache = KeyValues(rows=2)
+    for length, capacity in ((1, 64), (64, 64), (65, 128), (100, 128), (257, 320)):
+        cache.reserve(length)
+        assert cache.capacity == capacity
+        if not cache.stored:
+            cache.put(0, 1, torch.ones(4, 10, 8), 2 * torch.ones(4, 10, 8))
+        keys, values = cache.stored[0]
+        assert keys.shape == values.shape == (2, 4, capacity, 8)
+        assert keys[1, :, :10].eq(1).all() and values[1, :, :10].eq(2).all()
 
 
 @pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])

@@ -89,6 +89,14 @@ def test_sampled_ids_are_scored_as_they_were_drawn(tokenizer):
     assert rejected == encode_response(tokenizer, "3")  # not the foreign ids, and cut: no end
 
 
+def test_an_id_beyond_the_vocabulary_is_not_scored(tokenizer):
+    """It decodes to nothing, so that the text alone would not tell."""
+    ids = (*encode_response(tokenizer, "2"), len(tokenizer))
+    pair = Preference(PROMPT, "2", "3", chosen_ids=ids, id="a")
+    (sequence,) = examples(pairs_of, tokenizer, [pair], Config, chat_template=False, allowed=0)
+    assert sequence.chosen == [*ids[:-1], tokenizer.eos_token_id]
+
+
 def test_ids_that_end_already_get_no_second_end(tokenizer):
     ids = (*encode_response(tokenizer, "2"), tokenizer.eos_token_id)
     pair = Preference(PROMPT, "2", "3", chosen_ids=ids, id="a")

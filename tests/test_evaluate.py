@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import evaluate
+from selfrefine.files import lock
 from selfrefine.probe import likeliest_letters
 from selfrefine.scores import cell, prediction, score, table
 from selfrefine.tasks.questions import Question
@@ -121,6 +122,20 @@ def test_what_is_in_the_output_is_not_emptied(command, student_folder, questions
     assert command(evaluate, *flags(student_folder, own, tmp_path / "mine.json")) == 2
     assert "choose another --output" in capsys.readouterr().err
     assert (tmp_path / "mine.json").read_text() == '{"my": "file"}'
+
+
+def test_an_output_in_use_is_refused(command, student_folder, questions, tmp_path, capsys):
+    held = lock(tmp_path / "e.predictions.jsonl")
+    assert command(evaluate, *flags(student_folder, questions(SUMS), tmp_path / "e.json")) == 2
+    assert "another process is writing there" in capsys.readouterr().err
+    held.release()
+
+
+def test_predictions_can_be_read_as_they_stand(command, student_folder, questions, tmp_path):
+    """Letters of all languages are in the file themselves."""
+    own = questions([{"question": "Où est la Tour Eiffel ?", "target": "à Paris", "id": "é"}])
+    assert command(evaluate, *flags(student_folder, own, tmp_path / "e.json")) == 0
+    assert '"target": "à Paris"' in (tmp_path / "e.predictions.jsonl").read_text(encoding="utf-8")
 
 
 def test_an_evaluation_that_answered_nothing_does_not_block_its_output(command, student_folder, questions, tmp_path):

@@ -1,5 +1,7 @@
 """The frozen 4-bit layer: what it stores, its own forward and backward, and training after sampling."""
 
+from collections import Counter
+
 import pytest
 import torch
 
@@ -61,6 +63,12 @@ def test_forward_and_backward_are_those_of_the_dequantised_weight(dtype):
     tolerance = 1e-5 if dtype == torch.float32 else 3e-2
     torch.testing.assert_close(x.grad.double(), expected, rtol=tolerance, atol=tolerance * expected.abs().max().item())
     assert frozen.weight.grad is None
+
+
+def test_adding_adapters_draws_nothing_from_the_global_generator(student_folder):
+    student, before = load_student(student_folder, CPU, torch.float32), torch.random.get_rng_state()
+    add_lora(student, rank=4, alpha=8, dropout=0.0, seed=0)
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_training_after_sampling_has_the_right_gradients(student_folder):
@@ -138,18 +146,21 @@ def test_the_frozen_base_has_no_gradient_and_does_not_change(student):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_pitfall_p20_gradient_checkpointing_gives_the_same_gradients(student_folder, dropout):
-    """P20: with a frozen embedding, in train mode, every A and B has its gradient, dropout redrawn alike."""
-    batch, got = sequences((5, 9), (3, 4)), []
+    """P20: with a frozen embedding, in train mode, every A and B has its gradient, dropout redrawn alike, from layers
+    that run again."""
+    batch, got, ran = sequences((5, 9), (3, 4)), [], Counter()
     for checkpointing in (False, True):
         student = load_student(student_folder, CPU, torch.float32, gradient_checkpointing=checkpointing)
         add_lora(student, rank=4, alpha=8, dropout=dropout, seed=0)
         for module in lora_layers(student).values():
             torch.nn.init.constant_(module.B, 0.01)
+            module.register_forward_hook(lambda *_, checkpointing=checkpointing: ran.update([checkpointing]))
         student.train()
         torch.manual_seed(7)
         got.append(gradients(student, -response_log_probs(student, batch).sum()))
     assert all(gradient.any() for gradient in got[0].values())
     assert_same(got[1], got[0], 1e-6)
+    assert ran[False] == 2 * 7 and ran[True] > 1.8 * ran[False]  # but for what the last of a block needs no more
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])

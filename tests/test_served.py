@@ -304,7 +304,9 @@ def test_few_that_lack_are_left_out_and_said(command, vllm, taught, tmp_path, ca
     rows = rows_of(answers)
     answers.write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
     assert refined(command, taught, tmp_path / "run", "--answers", answers, "--max-dropped", 0.2) == 0
-    assert f"warning: 1 of {ASKED} questions left out" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"warning: 1 of {ASKED} questions left out" in said
+    assert f": {2 * ASKED - 2} of y and ŷ are taken as the tokens that were sampled, 0 as text" in said
     assert rows[0]["id"] not in {pair["id"] for pair in rows_of(tmp_path / "run" / "preferences.jsonl")}
 
 

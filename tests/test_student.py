@@ -8,11 +8,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from selfrefine.errors import UserError
 from selfrefine.model.lora import NF4Linear
-from selfrefine.model.student import FAMILIES, find, fingerprint, load_student, load_unquantised, read_config
+from selfrefine.model.student import (
+    FAMILIES,
+    find,
+    fingerprint,
+    load_student,
+    load_tokenizer,
+    load_unquantised,
+    read_config,
+)
 from tests.conftest import write_student
 
 CPU = torch.device("cpu")
@@ -132,9 +140,24 @@ def test_a_truncated_shard_is_one_sentence(tmp_path, student_folder):
         load_student(tmp_path, CPU, torch.float32)
 
 
-def test_a_name_that_is_nowhere_is_one_sentence():
+@pytest.mark.parametrize("name", ["./nowhere", "nowhere", "no/where/at-all", "/no/where", "~/nowhere"])
+def test_a_name_that_is_nowhere_is_one_sentence(name):
     with pytest.raises(UserError, match="no such folder"):
-        find("./nowhere")
+        find(name)
+
+
+def test_no_code_of_a_models_folder_is_run(tmp_path, student_folder):
+    """Classes that its files name (`auto_map`) are passed over: model and tokenizer are transformers' own."""
+    shutil.copytree(student_folder, tmp_path / "model")
+    own = "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\nraise SystemExit('their code runs')\n"
+    (tmp_path / "model/own.py").write_text(own)
+    named = {"AutoConfig": "own.A", "AutoModelForCausalLM": "own.B", "AutoTokenizer": [None, "own.C"]}
+    for file in ("config.json", "tokenizer_config.json"):
+        content = json.loads((tmp_path / "model" / file).read_text()) | {"auto_map": named}
+        (tmp_path / "model" / file).write_text(json.dumps(content))
+    assert load_tokenizer(tmp_path / "model").eos_token == "</s>"
+    for load in (load_student, load_unquantised):
+        assert type(load(tmp_path / "model", CPU, torch.float32)) is LlamaForCausalLM
 
 
 def test_fingerprints_tell_models_apart(tmp_path, student_folder):

@@ -175,7 +175,7 @@ def fingerprint(folder: Path) -> str:
             for name in tensors.keys():  # noqa: SIM118, the handle is not a dict
                 part = tensors.get_slice(name)
                 row = part[:1] if part.get_shape() else tensors.get_tensor(name)
-                content = row.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+                content = row.reshape(-1).view(torch.uint8).numpy().tobytes()
                 rows[name] = f"{name} {part.get_shape()} {part.get_dtype()}".encode() + content
     return hashlib.sha256(b"".join(row for _, row in sorted(rows.items()))).hexdigest()
 
@@ -217,4 +217,4 @@ def _opened(shard: Path, device: str):
 
 
 def _line(error: Exception) -> str:
-    return (str(error).strip().split("\n") or [""])[0][:200]
+    return str(error).strip().partition("\n")[0][:200]
