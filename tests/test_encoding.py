@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 from selfrefine.errors import UserError
 from selfrefine.model.encoding import decode, encode_prompt, encode_response, uses_chat_template
 from selfrefine.records import Demonstration, Preference
-from selfrefine.training.examples import examples_of, pairs_of
+from selfrefine.training.examples import examples_of, pairs_of, require_most
 from tests.conftest import examples
 
 PROMPT = "Answer the following mathematical question with numerical solution.\nQuestion: 1+1?\nAnswer:"
@@ -87,6 +87,16 @@ def test_sampled_ids_are_scored_as_they_were_drawn(tokenizer):
     chosen, rejected = sequence.chosen, sequence.rejected
     assert chosen == [*ids, tokenizer.eos_token_id]
     assert rejected == encode_response(tokenizer, "3")  # not the foreign ids, and cut: no end
+
+
+@pytest.mark.parametrize(("count", "more"), [(1, False), (5, False), (6, True)])
+def test_what_is_left_out_is_counted_and_the_first_five_named(capsys, count, more):
+    problems = [f"row {n}" for n in range(count)]
+    require_most(2 * count, problems, 0.5, "rows")
+    named = "; ".join(problems[:5]) + ("; ..." if more else "")
+    assert capsys.readouterr().out == f"warning: {count} of {2 * count} rows left out ({named})\n"
+    with pytest.raises(UserError, match=r"more than --max-dropped 0.4 allows; mend the rows or raise it"):
+        require_most(2 * count, problems, 0.4, "rows")
 
 
 def test_an_id_beyond_the_vocabulary_is_not_scored(tokenizer):

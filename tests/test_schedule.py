@@ -92,6 +92,12 @@ def test_the_estimate_counts_every_familys_layers(family, heads):
     config.tie_word_embeddings = True
     assert untied == 2 * memory(config, args, torch.float32)["embeddings and head"] == 2 * 320 * 128 * 4
     assert told["logits"] == 10 * 320 * 4 * 2
+    # dropout keeps a byte of each number that goes into an adapted layer
+    args.lora_dropout = 0.1
+    more = memory(config, args, torch.float32)["activations"] - told["activations"]
+    assert more == 10 * sum(m.weight.shape[1] for m in layers.modules() if isinstance(m, torch.nn.Linear))
+    args.lora_dropout, args.dequantize_once = 0.0, False
+    assert memory(config, args, torch.float32).keys() == told.keys() - {"the same dequantised"}
     # checkpointing keeps each of the two layers' inputs, and what one layer alone keeps while it goes backward
     args.gradient_checkpointing = True
     assert memory(config, args, torch.float32)["activations"] == told["activations"] / 2 + 10 * 2 * 128 * 4

@@ -336,6 +336,11 @@ def test_the_kth_row_of_a_question_is_its_kth_answer(tmp_path):
         ("cot",): ("5", None, True),
         ("cot", 1): ("5", None, False),
     }
+    flags.answers_per_prompt = 1
+    assert [key[2:] for key in given_answers([Demonstration(**row | x_cot)], flags, tokenizer, False)[1]] == [
+        ("standard",),
+        ("cot",),
+    ]
 
 
 @pytest.mark.parametrize(

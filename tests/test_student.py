@@ -124,9 +124,10 @@ def test_a_model_that_would_be_sampled_wrong_is_refused(student_folder, monkeypa
         load_unquantised(student_folder, CPU, torch.float32)
 
 
-def test_an_index_cannot_lead_outside_its_folder(tmp_path, student_folder):
+@pytest.mark.parametrize("shard", ["../model.safetensors", "/etc/model.safetensors", 5])
+def test_an_index_cannot_lead_outside_its_folder(tmp_path, student_folder, shard):
     shutil.copytree(student_folder, tmp_path, dirs_exist_ok=True)
-    index = {"weight_map": {"model.norm.weight": "../model.safetensors"}}
+    index = {"weight_map": {"model.norm.weight": shard}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match="outside its folder"):
         load_student(tmp_path, CPU, torch.float32)
