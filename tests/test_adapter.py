@@ -228,6 +228,17 @@ def test_a_wrong_setting_is_one_sentence(folder, file, key, value, named):
         read_settings(folder)
 
 
+def test_settings_at_their_limits_are_read(folder):
+    kept = json.loads((folder / "adapter_config.json").read_text())
+    for limits in (
+        {"r": 1, "lora_alpha": 1e-9, "lora_dropout": 0},
+        {"r": 2**16, "lora_alpha": 1e9, "lora_dropout": 0.999},
+    ):
+        (folder / "adapter_config.json").write_text(json.dumps(kept | limits))
+        read = read_settings(folder)
+        assert {"r": read.rank, "lora_alpha": read.alpha, "lora_dropout": read.dropout} == limits
+
+
 def test_a_foreign_tensor_is_one_sentence(folder, student_folder):
     stored = load_file(folder / "adapter_model.safetensors")
     save_file(

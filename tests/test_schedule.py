@@ -133,6 +133,8 @@ def test_the_summary_counts_what_this_process_did(tmp_path):
     assert [json.loads(line)["step"] for line in (tmp_path / "lost" / "metrics.jsonl").open()] == [3]
     seconds = [json.loads(line)["seconds"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert metrics.seconds == pytest.approx(sum(seconds)) and min(seconds) > 0
+    Metrics(tmp_path, step=1)  # goes on from a checkpoint of step 1: what came after it is cut
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").open()] == [1, 1]
 
 
 def test_micro_batches_fit_their_budget_and_keep_every_index():

@@ -118,7 +118,8 @@ def test_a_model_that_would_be_sampled_wrong_is_refused(student_folder, monkeypa
         return model
 
     original = AutoModelForCausalLM.from_pretrained
-    load_unquantised(student_folder, CPU, torch.float32)
+    for dtype in (torch.bfloat16, torch.float32):
+        assert load_unquantised(student_folder, CPU, dtype).dtype == dtype
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
     with pytest.raises(UserError, match="a llama is not sampled right here: serve it"):
         load_unquantised(student_folder, CPU, torch.float32)

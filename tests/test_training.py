@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -533,6 +534,15 @@ def test_pitfall_p19_a_loss_or_gradient_that_is_not_finite_stops_before_the_opti
     assert not (tmp_path / "run/adapter_model.safetensors").exists()
 
 
+def test_a_pair_whose_gradient_is_not_finite_stops_phase_2_too(
+    command, student_folder, instructed, preferences, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(train_dpo, "dpo_loss", lambda margin: (margin - margin.detach()).sqrt())
+    flags = [*phase_2(student_folder, instructed, tmp_path / "run"), "--preferences", preferences]
+    assert command(train_dpo, *flags) == 1
+    assert "the loss is 0.0 and the gradient's norm nan" in capsys.readouterr().err
+
+
 def test_all_that_is_wrong_with_a_folder_is_told_at_once(tmp_path):
     """A run that is there, with other settings, on a disk with too little room: one message, before any weight."""
     with Run(tmp_path, {"epochs": 4}, resume=False, disk=0):
@@ -600,7 +610,9 @@ def test_pitfall_p9_a_stale_reference_is_not_used(student, tmp_path):
     pairs = [Pair([1, 5 + i], [7, 8, 2], [9, 2]) for i in range(4)]
     path, groups = tmp_path / "reference.safetensors", [[[2, 0]], [[3]]]
     state = torch.get_rng_state()
+    begin = time.perf_counter()
     first = kept_reference(student, pairs, groups, path)
+    assert 0 < first.seconds < time.perf_counter() - begin
     assert torch.equal(torch.get_rng_state(), state)
     assert first.chosen.isnan().tolist() == [False, True, False, False]
     kept = kept_reference(student, pairs, groups, path, scored=(scored := []))
@@ -694,7 +706,7 @@ def test_pitfall_p10_displacement_is_logged_and_warned_of(
 
 @pytest.mark.parametrize(
     ("losses", "best"),
-    [([3.0, 1.0, 2.0], 2), ([math.nan, 5.0, math.nan], 2), ([1.0, 1.0, 0.5], 3), ([math.nan] * 3, None)],
+    [([3.0, 1.0, 2.0], 2), ([math.nan, 5.0, math.nan], 2), ([1.0, 1.0, 0.5], 3), ([1.0, 1.0], 1), ([math.nan], None)],
 )
 def test_pitfall_p12_the_best_is_the_lowest_and_never_nan(losses, best):
     from selfrefine.training.checkpoint import Progress
