@@ -217,9 +217,10 @@ def test_answers_of_something_else_are_one_sentence(student, tokenizer, tmp_path
 
 def test_answers_are_kept_as_they_come_and_never_asked_twice(student, tokenizer, tmp_path, monkeypatch):
     """Stopped after 5 of 80 answers, with a torn last line: the rest is sampled, all are those of a straight run."""
-    rows = [demonstration(id=str(i), input=f"Question: {'1 + ' * (i % 9)}{i}?\nAnswer:") for i in range(40)]
+    rows = [demonstration(id=f"é{i}", input=f"Question: {'1 + ' * (i % 9)}{i}?\nAnswer:") for i in range(40)]
     straight = ask(student, tokenizer, rows, tmp_path / "straight.jsonl")
     assert len(straight) == 80 and {key[2] for key in straight} == {"standard", "cot"}
+    assert '"é39"' in (tmp_path / "straight.jsonl").read_text(encoding="utf-8")  # for people to read
 
     class Stop(Exception):
         pass

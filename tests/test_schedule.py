@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from selfrefine import fast
+from selfrefine import fast, flags
 from selfrefine.errors import UserError
 from selfrefine.files import write_whole
 from selfrefine.model import LINEARS
@@ -113,6 +113,15 @@ def test_weights_are_held_dequantised_on_a_cpu_with_twice_the_memory(monkeypatch
     assert not dequantize_once(config, torch.device("cuda"), torch.bfloat16)
 
 
+def test_how_much_goes_through_at_a_time_is_what_the_help_says(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["train_it.py", "--help"])
+    with pytest.raises(SystemExit):
+        flags.phase_1("")
+    said = " ".join(capsys.readouterr().out.split())
+    gpu, cpu = (plan.micro_batch_tokens(torch.device(name)) for name in ("cuda", "cpu"))
+    assert f"go through at a time (default: {gpu} on a GPU, {cpu} on a CPU)" in said
+
+
 def test_what_is_no_file_is_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="pipe is no file that can be replaced: choose another --output"):
@@ -133,6 +142,8 @@ def test_the_summary_counts_what_this_process_did(tmp_path):
     assert [json.loads(line)["step"] for line in (tmp_path / "lost" / "metrics.jsonl").open()] == [3]
     seconds = [json.loads(line)["seconds"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert metrics.seconds == pytest.approx(sum(seconds)) and min(seconds) > 0
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3, "lo')  # torn by a kill
     Metrics(tmp_path, step=1)  # goes on from a checkpoint of step 1: what came after it is cut
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").open()] == [1, 1]
 

@@ -1,10 +1,12 @@
 """Loading: the four families, strictness, and that nothing is ever whole in 16 bits."""
 
 import copy
+import hashlib
 import json
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -101,15 +103,18 @@ def test_other_families_are_refused(tmp_path, student_folder):
         read_config(tmp_path)
 
 
-@pytest.mark.parametrize("other", ["mask", "head"])
+@pytest.mark.parametrize("other", ["mask", "head", "code"])
 def test_a_model_that_would_be_sampled_wrong_is_refused(student_folder, monkeypatch, other):
-    """One whose attention does not follow the mask that it is given, one whose logits are not its head's."""
+    """One whose attention does not follow the mask that it is given, one whose logits are not its head's, one whose
+    code takes no positions."""
 
     def load(*arguments, **flags):
         model = original(*arguments, **flags)
-        part = model.model if other == "mask" else model
+        part = model if other == "head" else model.model
         forward = part.forward
-        if other == "mask":
+        if other == "code":
+            part.forward = lambda input_ids: forward(input_ids)
+        elif other == "mask":
             part.forward = lambda *a, attention_mask=None, **b: forward(
                 *a, attention_mask=None if attention_mask is None else torch.zeros_like(attention_mask), **b
             )
@@ -165,6 +170,15 @@ def test_no_code_of_a_models_folder_is_run(tmp_path, student_folder):
 def test_fingerprints_tell_models_apart(tmp_path, student_folder):
     other = copied(student_folder, tmp_path, model__norm__weight=torch.full((128,), 0.5))
     assert fingerprint(other) != fingerprint(student_folder)
+
+
+def test_a_fingerprint_is_of_names_shapes_types_and_first_rows(tmp_path):
+    """By hand: adapters note it, so that it must stay what it is."""
+    save_file(
+        {"b": torch.arange(6.0).view(2, 3), "a": torch.ones(2, dtype=torch.float16)}, tmp_path / "model.safetensors"
+    )
+    content = b"a [2] F16" + np.float16([1]).tobytes() + b"b [2, 3] F32" + np.float32([0, 1, 2]).tobytes()
+    assert fingerprint(tmp_path) == hashlib.sha256(content).hexdigest()
 
 
 def test_fingerprints_of_checkpoints_with_scalars(tmp_path):

@@ -50,7 +50,7 @@ def marks(tokenizer: Tokenizer, chat_template: ChatTemplate) -> Marks:
     end of a text is what ends an answer. Some tokenizers do not call theirs special (Yi's)."""
     end = tokenizer.eos_token
     tokens = (token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip())
-    special = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
+    special = re.compile("|".join(map(re.escape, sorted(tokens, reverse=True))) or r"(?!)")
     try:
         before = fill(tokenizer, chat_template, _CONTENT, tokenize=False) if tokenizer.chat_template else ""
     except UserError:
