@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import permutations
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from selfrefine.experiments.plans import CONTROL, EXPERIMENTS, FRACTIONS, TEACHE
 from selfrefine.experiments.settings import OPENAI, settings
 from selfrefine.experiments.steps import Step
 from selfrefine.paper import CROSS, INSTRUCTED, REFINED
+from selfrefine.tasks.splits import questions
 from tests.conftest import ROOT
 
 PAPER, POCKET = settings(recipes.read("paper")), settings(recipes.read("pocket"))
@@ -290,8 +291,6 @@ def test_estimates_grow_with_what_they_depend_on():
 
 
 def test_assumed_sizes_are_the_datas(benchmarks, capsys):
-    from selfrefine.tasks.splits import questions
-
     for task in paper.TASKS:
         for split in ("train", "test"):
             size = len(questions(task, split, 0, benchmarks))
@@ -509,7 +508,13 @@ def test_a_command_that_a_killed_start_left_running_is_waited_for(tmp_path, capf
 def test_every_experiment_runs_at_pocket_scale_from_a_clean_folder_and_after_being_killed(name, tmp_path):
     words = [sys.executable, "-m", "selfrefine.experiments", name, "--scale", "pocket", "--limit", "24"]
     words += ["--output", str(tmp_path)]
-    steps = commands(plan(name, replace(POCKET, output=tmp_path, limit=24)))
+    mine = {}
+    for split in ("train", "test") if name == "own" else ():  # whose questions are the user's
+        mine[split] = tmp_path / f"{split}.jsonl"
+        asked = questions("pocket", split, seed=0)[:40]
+        mine[split].write_text("".join(json.dumps(asdict(one)) + "\n" for one in asked))
+        words += [f"--{split}", str(mine[split])]
+    steps = commands(plan(name, replace(POCKET, output=tmp_path, limit=24, **mine)))
     half = run.marker(steps[len(steps) // 2])
     log = tmp_path / "log"
     with open(log, "w") as file:
