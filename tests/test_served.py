@@ -323,8 +323,9 @@ def test_the_kth_row_of_a_question_is_its_kth_answer(tmp_path):
     four = tuple(encode_response(tokenizer, "4"))
     kinds = [
         [{**x, "output": "4", "output_ids": (*four, tokenizer.eos_token_id)}, {**x_cot, "output_ids": four}],
-        [{**x, "output": "4", "output_ids": four}, {**x_cot, "output_ids": (10**6,), "ended": False}],
+        [{**x, "output": "4", "output_ids": (*four, len(tokenizer))}, {**x_cot, "output_ids": (9, 9), "ended": False}],
     ]
+    kinds[0].append({**x, "id": "another question"})
     for number, rows in enumerate(kinds):
         write_records(tmp_path / f"{number}.jsonl", [Demonstration(**row | changes) for changes in rows])
     files = [tmp_path / "0.jsonl", tmp_path / "1.jsonl"]
@@ -332,7 +333,7 @@ def test_the_kth_row_of_a_question_is_its_kth_answer(tmp_path):
     kept, answers = given_answers([Demonstration(**row | x_cot)], flags, tokenizer, False)
     assert len(kept) == 1 and {key[2:]: (a.text, a.ids, a.ended) for key, a in answers.items()} == {
         ("standard",): ("4", four, True),
-        ("standard", 1): ("4", four, True),
+        ("standard", 1): ("4", None, True),
         ("cot",): ("5", None, True),
         ("cot", 1): ("5", None, False),
     }
