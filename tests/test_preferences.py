@@ -209,6 +209,17 @@ def ask(student, tokenizer, rows, path, after_each=lambda: None, samples=1):
     )
 
 
+def test_answers_are_drawn_as_it_is_asked(student, tokenizer, tmp_path, monkeypatch):
+    given, sample = [], preferences.sample
+    monkeypatch.setattr(preferences, "sample", lambda *_, **how: given.append(how) or sample(*_, **how))
+    how = {"temperature": 0.7, "max_new_tokens": 3, "top_k": 7, "top_p": 0.8, "batch_size": 5}
+    rows, more = [demonstration(id="a"), demonstration(id="b")], {"chat_template": False, "after_each": lambda: None}
+    path = tmp_path / "answers.jsonl"
+    sample_answers(student, tokenizer, rows[:1], path, samples=1, seed=4, **how, **more)
+    sample_answers(student, tokenizer, rows, path, samples=1, seed=4, **how, **more)
+    assert given == [how | {"end_ids": [tokenizer.eos_token_id], "done": done} for done in (set(), {0, 1})]
+
+
 def test_answers_of_something_else_are_one_sentence(student, tokenizer, tmp_path):
     (tmp_path / "answers.jsonl").write_text('{"x": 1}\n')
     with pytest.raises(UserError, match="line 1 was not written by"):

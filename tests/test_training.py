@@ -203,6 +203,32 @@ def test_several_answers_a_prompt_make_several_pairs_of_one_question(
         assert "the same pair again 20" in capsys.readouterr().out
 
 
+def test_how_answers_are_drawn_is_what_the_flags_say(
+    command, student_folder, instructed, demonstrations, tmp_path, monkeypatch
+):
+    given = {}
+
+    def sampled(*_, **how):
+        given.update(how)
+        raise UserError("seen")
+
+    monkeypatch.setattr(train_dpo, "sample_answers", sampled)
+    flags = [*phase_2(student_folder, instructed, tmp_path / "run"), "--demonstrations", demonstrations]
+    how = {"--temperature": 0.7, "--top-k": 7, "--top-p": 0.8, "--max-new-tokens": 5, "--sampling-batch-size": 3}
+    how |= {"--answers-per-prompt": 2, "--seed": 4}
+    assert command(train_dpo, *flags, *(word for flag in how.items() for word in flag)) == 2
+    wanted = {
+        "temperature": 0.7,
+        "top_k": 7,
+        "top_p": 0.8,
+        "max_new_tokens": 5,
+        "batch_size": 3,
+        "samples": 2,
+        "seed": 4,
+    }
+    assert {name: given[name] for name in wanted} == wanted and given["chat_template"] is False
+
+
 def test_the_schedule_is_what_the_flag_says(command, student_folder, instructed, preferences, tmp_path):
     """Peak 1e-3, two steps of warm-up: then the rate stays, or falls to 0 at step 4."""
     for schedule, rates in (("constant", [0.5, 1, 1, 1]), ("linear", [0.5, 1, 1, 0.5])):
