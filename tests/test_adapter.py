@@ -63,10 +63,18 @@ def test_the_file_has_the_names_that_peft_gives(folder):
 
 def test_the_config_is_what_peft_reads(folder):
     config = json.loads((folder / "adapter_config.json").read_text())
-    assert config["peft_type"] == "LORA" and config["task_type"] == "CAUSAL_LM"
-    assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 8, 0.1)
-    assert config["target_modules"] == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
-    assert config["base_model_name_or_path"] == "tiny"
+    assert config == {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": "tiny",
+        "r": 4,
+        "lora_alpha": 8,
+        "lora_dropout": 0.1,
+        "bias": "none",
+        "target_modules": ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"],
+        "fan_in_fan_out": False,  # weights are (out, in)
+        "inference_mode": True,
+    }
 
 
 def test_peft_itself_gives_the_same_logits(student, folder, student_folder):

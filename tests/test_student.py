@@ -16,6 +16,7 @@ from selfrefine.errors import UserError
 from selfrefine.model.lora import NF4Linear
 from selfrefine.model.student import (
     FAMILIES,
+    additive,
     find,
     fingerprint,
     load_student,
@@ -75,6 +76,20 @@ def copied(folder, tmp_path, **changes):
             tensors[name] = tensor
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     return tmp_path
+
+
+def test_a_checkpoint_may_have_a_tied_head_too(tmp_path):
+    """Its head is the embedding all the same."""
+    folder = write_student(tmp_path / "tied", tie_word_embeddings=True)
+    copied(folder, tmp_path / "both", lm_head__weight=torch.ones(320, 128))
+    student = load_student(tmp_path / "both", CPU, torch.float32)
+    assert student.lm_head.weight is student.model.embed_tokens.weight and not student.lm_head.weight.eq(1).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_not_seen_adds_the_least_number(dtype):
+    added = additive(torch.tensor([True, False]), dtype)
+    assert added.dtype == dtype and added.tolist() == [0.0, torch.finfo(dtype).min]
 
 
 def test_old_llama_checkpoints_carry_rotary_buffers_that_are_not_needed(tmp_path, student_folder):

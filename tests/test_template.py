@@ -95,6 +95,13 @@ def test_an_answer_ends_with_the_token_that_the_template_puts_after_it(chat, tem
     assert marks(chat, False).end == "</s>"
 
 
+def test_blanks_that_are_tokens_are_no_marks(chat):
+    """Some tokenizers have runs of spaces or newlines among their added tokens."""
+    before = marks(chat, True)
+    chat.add_tokens([" ", "\n", "\n\n"])
+    assert marks(chat, True) == before
+
+
 def test_that_token_is_trained_on_once(chat):
     """In phase 1 and on both sides of a pair, sampled ids that have it or the tokenizer's own end included."""
     end, eos = chat.convert_tokens_to_ids("<|im_end|>"), chat.eos_token_id

@@ -41,7 +41,7 @@ def test_phase_1_learns_and_writes_what_it_promises(command, student_folder, dem
     validations = {row["step"]: row["validation_loss"] for row in rows if "validation_loss" in row}
     assert len(validations) == 6
     best = json.loads(sorted(output.glob("checkpoints/*/progress.json"))[-1].read_text())
-    assert best["best_loss"] == min(validations.values()) == validations[best["best_step"]]
+    assert best["step"] == 6 and best["best_loss"] == min(validations.values()) == validations[best["best_step"]]
     config = json.loads((output / "config.json").read_text())
     assert config["settings"]["epochs"] == 3 and config["versions"]["torch"] == torch.__version__
     for name in ("adapter_config.json", "adapter_model.safetensors", "last/adapter_model.safetensors"):
@@ -100,8 +100,10 @@ def test_phase_2_starts_at_ln_2_and_learns(
 
     output = tmp_path / "run"
     flags = [*phase_2(student_folder, instructed, output), f"--{source}", request.getfixturevalue(source)]
-    assert command(train_dpo, *flags, "--max-new-tokens", "6", "--temperature", "1") == 0
+    assert command(train_dpo, *flags, "--max-new-tokens", "6", "--temperature", "1", "--save-every", 1) == 0
     rows = lines(output)
+    kept = [f"step-{rows[-1]['step'] - before:08d}" for before in (1, 0)]  # the last two
+    assert sorted(path.name for path in (output / "checkpoints").iterdir()) == kept
     first = next(row for row in rows if row["step"] == 1)
     assert first["loss"] == torch.tensor(2.0).log().item() and first["margin"] == 0.0  # exactly, in float32
     assert first["chosen_change"] == first["rejected_change"] == 0.0
