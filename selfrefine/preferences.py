@@ -139,7 +139,7 @@ def given_answers(
             prompt = encode_prompt(tokenizer, join(row.instruction, row.input), chat_template=chat_template)
             other += (row.prompt_ids or tuple(prompt)) != tuple(prompt)
             by[row.teacher or "?"] = None
-        unused += bool(question) and k >= args.answers_per_prompt
+        unused += k >= args.answers_per_prompt
     lacking = [name for name in asked if min(count[*name, "standard"], count[*name, "cot"]) < args.answers_per_prompt]
     told, mend = [f"{named(name)} lacks answers" for name in lacking], "ask for them with `annotate --prompt both`"
     require_most(len(asked), told, args.max_dropped, "questions", mend)

@@ -109,9 +109,16 @@ def test_a_pair_says_where_it_is_from():
     assert (pair.prompt, pair.chosen, pair.rejected) == (x_cot(demonstration()), RIGHT.text, DIRECT.text)
 
 
-def test_options_that_only_the_input_lists_are_read_too():
-    """What --keep and t ∈ ŷ of a choice do without `options`."""
-    listed = {"input": "Question: red?\nChoices:\nA) a leaf\nB) a rose\nAnswer:", "target": "B", "task": "mine"}
+@pytest.mark.parametrize(
+    "listed",
+    [
+        {"input": "Question: red?\nChoices:\nA) a leaf\nB) a rose\nAnswer:"},
+        {"input": "Question: red?\nAnswer:", "options": ("a leaf", "a rose")},
+    ],
+)
+def test_options_are_the_records_or_those_that_the_input_lists(listed):
+    """In --keep, and in t ∈ ŷ of a choice."""
+    listed |= {"target": "B", "task": "mine"}
     right, wrong = (demonstration(**listed, output=f"So it must be {word}.") for word in ("a rose", "a leaf"))
     assert is_correct(right) and not is_correct(wrong)
     assert has_target(right, right.output, "final") and not has_target(right, wrong.output, "final")

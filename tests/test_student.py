@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from selfrefine.errors import UserError
+from selfrefine.model.encoding import end_ids
 from selfrefine.model.lora import NF4Linear
 from selfrefine.model.student import (
     FAMILIES,
@@ -76,6 +77,14 @@ def copied(folder, tmp_path, **changes):
             tensors[name] = tensor
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     return tmp_path
+
+
+def test_the_models_own_ends_are_read_where_it_names_them(tmp_path, student_folder, tokenizer):
+    shutil.copytree(student_folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [7, 2]}')
+    assert end_ids(load_student(tmp_path, CPU, torch.float32), tokenizer, False) == [2, 7]
+    (tmp_path / "generation_config.json").unlink()
+    assert end_ids(load_student(tmp_path, CPU, torch.float32), tokenizer, False) == [2]
 
 
 def test_a_checkpoint_may_have_a_tied_head_too(tmp_path):

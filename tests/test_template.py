@@ -96,9 +96,9 @@ def test_an_answer_ends_with_the_token_that_the_template_puts_after_it(chat, tem
 
 
 def test_blanks_that_are_tokens_are_no_marks(chat):
-    """Some tokenizers have runs of spaces or newlines among their added tokens."""
+    """Some tokenizers have runs of spaces or newlines among their added tokens; of two that fit the longer one counts."""
     before = marks(chat, True)
-    chat.add_tokens([" ", "\n", "\n\n"])
+    chat.add_tokens([" ", "\n", "\n\n", "<|im_end", "<|im_start"])
     assert marks(chat, True) == before
 
 

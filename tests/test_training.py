@@ -439,6 +439,16 @@ def test_a_run_goes_on_with_a_student_that_moved(command, student_folder, demons
     assert "resuming after step 1" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("free", "flag", "held"), [(2**40, (), 1), (2**40, ("--plain",), 0), (0, (), 0)])
+def test_weights_are_held_dequantised_by_default_where_there_is_room(
+    command, student_folder, demonstrations, tmp_path, monkeypatch, capsys, free, flag, held
+):
+    """But on the plain path, which is for readers."""
+    monkeypatch.setattr("selfrefine.training.plan.free_memory", lambda device: free)
+    assert command(train_it, *phase_1(student_folder, demonstrations, tmp_path / "run"), "--dry-run", *flag) == 0
+    assert capsys.readouterr().out.count("the same dequantised") == held
+
+
 def test_a_dry_run_prints_the_plan_and_writes_nothing(command, student_folder, demonstrations, tmp_path, capsys):
     """6 steps of cosine, one of warm-up: 1 + Σ ½(1 + cos πs/5) = 1 + 3 = 4 times the peak of 0.01."""
     flags = phase_1(student_folder, demonstrations, tmp_path / "run")
