@@ -85,6 +85,7 @@ def test_pitfall_p4_padding_is_never_seen(student, formula, monkeypatch):
 def test_the_instruction_mask():
     """What is scored: the response's tokens, never the prompt's nor padding; what is attended: all but padding."""
     batch = collate([Example([1, 5, 6], [7, 2]), Example([1], [8, 9, 2])], CPU)
+    assert (batch.ids.dtype, batch.attended.dtype, batch.response.dtype) == (torch.int64, torch.bool, torch.bool)
     assert batch.ids.tolist() == [[1, 5, 6, 7, 2], [1, 8, 9, 2, 0]]
     assert batch.response.int().tolist() == [[0, 0, 0, 1, 1], [0, 1, 1, 1, 0]]
     assert batch.attended.int().tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]

@@ -96,7 +96,7 @@ def test_an_answer_ends_with_the_token_that_the_template_puts_after_it(chat, tem
 
 
 def test_blanks_that_are_tokens_are_no_marks(chat):
-    """Some tokenizers have runs of spaces or newlines among their added tokens; of two that fit the longer one counts."""
+    """Some tokenizers have runs of spaces or newlines among their added tokens; of two that fit, the longer counts."""
     before = marks(chat, True)
     chat.add_tokens([" ", "\n", "\n\n", "<|im_end", "<|im_start"])
     assert marks(chat, True) == before
@@ -217,14 +217,14 @@ def test_texts_that_were_put_into_a_template_already_are_refused(chat, capsys, c
     assert [row.id for row in examples(pairs_of, chat, pairs, Config, **how)] == ["c"]
 
 
-@pytest.mark.parametrize("said", ["The user: what does user: mean?", "user: What?"])
+@pytest.mark.parametrize("said", ["The user: what does user: mean?", "user: What?", "\n user: What?"])
 def test_a_word_that_opens_a_turn_is_a_word_elsewhere(chat, said):
     chat.chat_template = PLAIN
     kept = examples(examples_of, chat, [demonstration(input=said)] * 2, Config, chat_template=True, allowed=0.9)
     assert len(kept) == 2  # the instruction stands before it
     pairs = [Preference(said, "2", "3", id="a"), Preference("?", "2", "3", id="b")]
     found = [row.id for row in examples(pairs_of, chat, pairs, Config, chat_template=True, allowed=0.9)]
-    assert found == (["b"] if said.startswith("user:") else ["a", "b"])
+    assert found == (["b"] if said.strip().startswith("user:") else ["a", "b"])
 
 
 # The run's settings alone
