@@ -322,7 +322,7 @@ def test_the_kth_row_of_a_question_is_its_kth_answer(tmp_path):
     x, x_cot = ({"input": f"Question: 2 + 3?\nAnswer:{ending}"} for ending in ("", " Let's think step by step"))
     four = tuple(encode_response(tokenizer, "4"))
     kinds = [
-        [{**x, "output": "4", "output_ids": (*four, tokenizer.eos_token_id)}, {**x_cot, "output_ids": four}],
+        [{**x, "output": " 4", "output_ids": (*four, tokenizer.eos_token_id)}, {**x_cot, "output_ids": four}],
         [{**x, "output": "4", "output_ids": (*four, len(tokenizer))}, {**x_cot, "output_ids": (9, 9), "ended": False}],
     ]
     kinds[0].append({**x, "id": "another question"})
