@@ -49,6 +49,7 @@ def test_the_file_has_the_names_that_peft_gives(folder):
     """`base_model.model.<path>.lora_{A,B}.weight`, float32, A (r, in) and B (out, r), read by safetensors alone."""
     with safe_open(folder / "adapter_model.safetensors", framework="pt") as stored:
         names = set(stored.keys())
+        assert stored.metadata() == {"format": "pt"}
         a, b = stored.get_tensor(FIRST), stored.get_tensor(FIRST.replace("lora_A", "lora_B"))
     projections = ["self_attn." + p for p in ("q_proj", "k_proj", "v_proj", "o_proj")]
     projections += ["mlp." + p for p in ("gate_proj", "up_proj", "down_proj")]

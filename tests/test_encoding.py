@@ -121,7 +121,7 @@ def test_pairs_of_equal_sides_are_left_out(tokenizer, capsys):
     assert "1 pairs whose sides are the same" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("output", "why"), [("", "empty"), ("x" * 5000, "context")])
+@pytest.mark.parametrize(("output", "why"), [("", "empty"), (" \n", "empty"), ("x" * 5000, "context")])
 def test_pitfall_p2_rows_that_cannot_be_used_are_counted_and_named(tokenizer, capsys, output, why):
     rows = [demonstration(id=str(i)) for i in range(3)] + [demonstration(output, id="bad")]
     kept = examples(examples_of, tokenizer, rows, Config, chat_template=False, allowed=0.3)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
 from selfrefine.errors import UserError
 from selfrefine.model.encoding import end_ids
@@ -161,6 +161,23 @@ def test_an_index_cannot_lead_outside_its_folder(tmp_path, student_folder, shard
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match="outside its folder"):
         load_student(tmp_path, CPU, torch.float32)
+
+
+def test_a_model_without_safetensors_is_one_sentence(tmp_path, student_folder):
+    shutil.copytree(student_folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors is missing: the model needs its weights in safetensors"):
+        load_student(tmp_path, CPU, torch.float32)
+
+
+def test_of_a_librarys_message_the_first_line_is_told(student_folder, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError(f"\n{'x' * 300}\nmore")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", fail)
+    with pytest.raises(UserError) as error:
+        read_config(student_folder)
+    assert str(error.value).endswith(f" ({'x' * 200}).")
 
 
 def test_a_truncated_shard_is_one_sentence(tmp_path, student_folder):

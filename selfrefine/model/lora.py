@@ -37,7 +37,7 @@ class NF4Linear(bnb.nn.Linear4bit):
         outputs, inputs = weight.shape
         super().__init__(inputs, outputs, bias=False, compute_dtype=dtype, quant_type="nf4", device="meta")
         values = weight.to(device).contiguous()
-        self.weight = bnb.nn.Params4bit(values, requires_grad=False, quant_type="nf4", module=self).to(device)
+        self.weight = bnb.nn.Params4bit(values, requires_grad=False, quant_type="nf4").to(device)
         self.weight.quant_state.dtype = dtype  # what dequantising gives
         self.bias = None if bias is None else nn.Parameter(bias.to(device, dtype), requires_grad=False)
         self.dense: Tensor | None = None  # the weight in the compute dtype, (out, in), while `fast/dense.py` holds it
