@@ -246,6 +246,9 @@ def test_settings_at_their_limits_are_read(folder):
         (folder / "adapter_config.json").write_text(json.dumps(kept | limits))
         read = read_settings(folder)
         assert {"r": read.rank, "lora_alpha": read.alpha, "lora_dropout": read.dropout} == limits
+    del kept["lora_dropout"]
+    (folder / "adapter_config.json").write_text(json.dumps(kept))
+    assert read_settings(folder).dropout == 0
 
 
 def test_a_foreign_tensor_is_one_sentence(folder, student_folder):

@@ -99,12 +99,13 @@ def test_what_is_left_out_is_counted_and_the_first_five_named(capsys, count, mor
         require_most(2 * count, problems, 0.4, "rows")
 
 
-def test_an_id_beyond_the_vocabulary_is_not_scored(tokenizer):
+def test_an_id_beyond_the_vocabulary_is_not_scored(tokenizer, capsys):
     """It decodes to nothing, so that the text alone would not tell."""
     ids = (*encode_response(tokenizer, "2"), len(tokenizer))
     pair = Preference(PROMPT, "2", "3", chosen_ids=ids, id="a")
     (sequence,) = examples(pairs_of, tokenizer, [pair], Config, chat_template=False, allowed=0)
     assert sequence.chosen == [*ids[:-1], tokenizer.eos_token_id]
+    assert capsys.readouterr().out == ""  # nothing was left out
 
 
 def test_ids_that_end_already_get_no_second_end(tokenizer):
@@ -114,11 +115,13 @@ def test_ids_that_end_already_get_no_second_end(tokenizer):
     assert sequence.chosen == list(ids)
 
 
-def test_pairs_of_equal_sides_are_left_out(tokenizer, capsys):
+def test_pairs_of_equal_sides_or_beyond_the_context_are_left_out(tokenizer, capsys):
     pairs = [Preference(PROMPT, "2", "2", id="a"), Preference(PROMPT, "2", "3", id="b")]
-    rows = examples(pairs_of, tokenizer, pairs, Config, chat_template=False, allowed=0)
+    pairs.append(Preference(PROMPT, "2", "x" * 5000, id="long"))
+    rows = examples(pairs_of, tokenizer, pairs, Config, chat_template=False, allowed=0.4)
     assert [row.id for row in rows] == ["b"]
-    assert "1 pairs whose sides are the same" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 pairs whose sides are the same" in said and "1 of 3 pairs left out (long: " in said and "context" in said
 
 
 @pytest.mark.parametrize(("output", "why"), [("", "empty"), (" \n", "empty"), ("x" * 5000, "context")])

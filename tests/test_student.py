@@ -84,7 +84,10 @@ def test_the_models_own_ends_are_read_where_it_names_them(tmp_path, student_fold
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [7, 2]}')
     assert end_ids(load_student(tmp_path, CPU, torch.float32), tokenizer, False) == [2, 7]
     (tmp_path / "generation_config.json").unlink()
-    assert end_ids(load_student(tmp_path, CPU, torch.float32), tokenizer, False) == [2]
+    student = load_student(tmp_path, CPU, torch.float32)
+    assert end_ids(student, tokenizer, False) == [2]
+    student.generation_config.eos_token_id = None
+    assert end_ids(student, tokenizer, False) == [2]
 
 
 def test_a_checkpoint_may_have_a_tied_head_too(tmp_path):

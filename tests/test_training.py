@@ -18,6 +18,7 @@ from selfrefine.errors import RunError, UserError
 from selfrefine.model.lora import NF4Linear, lora_layers
 from selfrefine.runs import Run
 from selfrefine.training.batches import Pair
+from selfrefine.training.checkpoint import Progress, save_checkpoint
 from selfrefine.training.progress import require_start
 from selfrefine.training.reference import Reference, reference_log_probs
 from tests.conftest import examples, lines, phase_1, phase_2
@@ -397,6 +398,13 @@ def test_pitfall_p11_resumed_is_straight_to_the_bit(
     same_run(tmp_path / "straight", tmp_path / "killed")
 
 
+def test_a_draft_that_a_kill_left_is_written_over(tmp_path):
+    (tmp_path / "checkpoints/draft/state.safetensors").mkdir(parents=True)
+    parameters = {"A": torch.nn.Parameter(torch.ones(2))}
+    save_checkpoint(tmp_path, parameters, torch.optim.AdamW(parameters.values()), Progress(step=3))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
+
+
 def test_resume_falls_back_to_the_checkpoint_before_a_broken_one(
     command, student_folder, demonstrations, tmp_path, capsys
 ):
@@ -437,6 +445,21 @@ def test_a_run_goes_on_with_a_student_that_moved(command, student_folder, demons
     moved = shutil.copytree(student_folder, tmp_path / "moved")
     assert command(train_it, *flags, "--max-steps", "1", "--student", moved, "--resume") == 0
     assert "resuming after step 1" in capsys.readouterr().out
+
+
+def test_activations_are_recomputed_where_it_is_asked(command, student_folder, demonstrations, tmp_path, monkeypatch):
+    asked, load = [], train_it.load
+
+    def loaded(*setup):
+        student, adapter = load(*setup)
+        asked.append(student.is_gradient_checkpointing)
+        return student, adapter
+
+    monkeypatch.setattr(train_it, "load", loaded)
+    for name, flag in (("not", ()), ("so", ("--gradient-checkpointing",))):
+        flags = phase_1(student_folder, demonstrations, tmp_path / name)
+        assert command(train_it, *flags, "--max-steps", 1, *flag) == 0
+    assert asked == [False, True]
 
 
 @pytest.mark.parametrize(("free", "flag", "held"), [(2**40, (), 1), (2**40, ("--plain",), 0), (0, (), 0)])
@@ -568,6 +591,7 @@ def test_bad_input_is_one_sentence(command, student_folder, demonstrations, tmp_
     ("broken", "said"),
     [
         (lambda log_probs: log_probs.sum() * math.nan, "the loss is nan"),
+        (lambda log_probs: math.nan - log_probs.sum(), "the loss is nan"),
         (
             lambda log_probs: (log_probs - log_probs.detach()).sum().sqrt(),
             "the loss is 0.0 and the gradient's norm nan",
@@ -760,8 +784,6 @@ def test_pitfall_p10_displacement_is_logged_and_warned_of(
     [([3.0, 1.0, 2.0], 2), ([math.nan, 5.0, math.nan], 2), ([1.0, 1.0, 0.5], 3), ([1.0, 1.0], 1), ([math.nan], None)],
 )
 def test_pitfall_p12_the_best_is_the_lowest_and_never_nan(losses, best):
-    from selfrefine.training.checkpoint import Progress
-
     progress = Progress()
     for progress.step, loss in enumerate(losses, start=1):
         progress.improves(loss)
@@ -772,8 +794,6 @@ def test_pitfall_p12_the_adapter_at_the_root_is_the_one_of_the_lowest_loss(
     command, student_folder, demonstrations, tmp_path, monkeypatch
 ):
     """P12: with validation losses of 3, 1, 2 the root holds step 2's adapter, `last` step 3's."""
-    from selfrefine.training.checkpoint import Progress
-
     original = Progress.improves
     monkeypatch.setattr(Progress, "improves", lambda self, _: original(self, [3.0, 1.0, 2.0][self.step - 1]))
     flags = [*phase_1(student_folder, demonstrations, tmp_path), "--output", tmp_path / "run", "--save-every", "1"]
