@@ -150,10 +150,14 @@ class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def __init__(self, path: Path, code):
         self.path, self.code = path, code
-        self.name = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+        self.name = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
+        self.folders = [str(path.parent)] if path.name == "__init__.py" else None
 
     def find_spec(self, name, *_):
-        return importlib.util.spec_from_file_location(name, self.path, loader=self) if name == self.name else None
+        if name != self.name:
+            return None
+        where = {"loader": self, "submodule_search_locations": self.folders}
+        return importlib.util.spec_from_file_location(name, self.path, **where)
 
     def exec_module(self, module) -> None:
         exec(self.code, module.__dict__)

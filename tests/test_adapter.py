@@ -247,6 +247,7 @@ def test_settings_at_their_limits_are_read(folder):
         read = read_settings(folder)
         assert {"r": read.rank, "lora_alpha": read.alpha, "lora_dropout": read.dropout} == limits
     del kept["lora_dropout"]
+    kept |= {"use_rslora": False, "use_dora": False, "alpha_pattern": {}, "layers_to_transform": None}  # as PEFT writes
     (folder / "adapter_config.json").write_text(json.dumps(kept))
     assert read_settings(folder).dropout == 0
 

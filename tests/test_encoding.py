@@ -1,5 +1,7 @@
 """Text to ids: prompt and response apart, one beginning, one end, one prompt for training and sampling."""
 
+import copy
+
 import pytest
 from transformers import AutoTokenizer
 
@@ -77,6 +79,8 @@ def test_the_chat_template_is_as_the_adapter_was_trained(tokenizers, tokenizer):
     assert uses_chat_template(llama, "auto", trained=True)
     with pytest.raises(UserError, match="--chat-template"):
         uses_chat_template(llama, "none", trained=True)
+    with pytest.raises(UserError, match="the adapter was trained with the chat template"):
+        uses_chat_template(tokenizer, "auto", trained=True)
 
 
 def test_sampled_ids_are_scored_as_they_were_drawn(tokenizer):
@@ -87,6 +91,12 @@ def test_sampled_ids_are_scored_as_they_were_drawn(tokenizer):
     chosen, rejected = sequence.chosen, sequence.rejected
     assert chosen == [*ids, tokenizer.eos_token_id]
     assert rejected == encode_response(tokenizer, "3")  # not the foreign ids, and cut: no end
+
+
+def test_a_token_that_both_begins_and_ends_texts_stays_at_the_beginning(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.eos_token = tokenizer.bos_token
+    assert encode_prompt(tokenizer, "", chat_template=False) == [tokenizer.bos_token_id]
 
 
 @pytest.mark.parametrize(("count", "more"), [(1, False), (5, False), (6, True)])

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import math
 import shutil
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from selfrefine.model.lora import NF4Linear
 from selfrefine.model.student import (
     FAMILIES,
     additive,
+    context,
     find,
     fingerprint,
     load_student,
@@ -171,6 +173,13 @@ def test_a_model_without_safetensors_is_one_sentence(tmp_path, student_folder):
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"model\.safetensors is missing: the model needs its weights in safetensors"):
         load_student(tmp_path, CPU, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("positions", "window", "tokens"), [(100, None, 100), (100, 50, 50), (50, 100, 50), (None, None, math.inf)]
+)
+def test_the_context_is_what_positions_and_window_allow(positions, window, tokens):
+    assert context(SimpleNamespace(max_position_embeddings=positions, sliding_window=window)) == tokens
 
 
 def test_of_a_librarys_message_the_first_line_is_told(student_folder, monkeypatch):

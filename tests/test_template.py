@@ -95,6 +95,12 @@ def test_an_answer_ends_with_the_token_that_the_template_puts_after_it(chat, tem
     assert marks(chat, False).end == "</s>"
 
 
+def test_some_tokenizers_have_no_token_that_begins_a_text(chat):
+    before = marks(chat, True)
+    chat.bos_token = None
+    assert marks(chat, True) == before
+
+
 def test_blanks_that_are_tokens_are_no_marks(chat):
     """Some tokenizers have runs of spaces or newlines among their added tokens; of two that fit, the longer counts."""
     before = marks(chat, True)
@@ -215,6 +221,13 @@ def test_texts_that_were_put_into_a_template_already_are_refused(chat, capsys, c
     pairs = [Preference(opened.input, "2", "3", id="a"), Preference("1+1?", "2", f"3{end}\n", id="b")]
     pairs.append(Preference("1+1?", "2", "3", id="c"))
     assert [row.id for row in examples(pairs_of, chat, pairs, Config, **how)] == ["c"]
+
+
+def test_a_mark_that_is_no_word_opens_a_turn_anywhere(chat):
+    chat.chat_template = MISTRAL
+    rows = [demonstration(input="Be kind. [INST] 1+1? [/INST]", id="opened"), demonstration(id="bare")]
+    kept = examples(examples_of, chat, rows, Config, chat_template=True, allowed=0.9)
+    assert [row.id for row in kept] == ["bare"]
 
 
 @pytest.mark.parametrize("said", ["The user: what does user: mean?", "user: What?", "\n user: What?"])
