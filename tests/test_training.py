@@ -472,6 +472,16 @@ def test_weights_are_held_dequantised_by_default_where_there_is_room(
     assert capsys.readouterr().out.count("the same dequantised") == held
 
 
+@pytest.mark.parametrize(("fraction", "kept"), [((), 20), (("--fraction", 0.5), 10)])
+def test_a_fraction_is_of_the_demonstrations_that_are_kept(
+    command, student_folder, demonstrations, tmp_path, capsys, fraction, kept
+):
+    flags = phase_1(student_folder, demonstrations, tmp_path / "run")
+    assert command(train_it, *flags, "--dry-run", *fraction) == 0
+    said = capsys.readouterr().out
+    assert f"20 demonstrations, {kept} kept" in said and f"epochs of {kept};" in said
+
+
 def test_a_dry_run_prints_the_plan_and_writes_nothing(command, student_folder, demonstrations, tmp_path, capsys):
     """6 steps of cosine, one of warm-up: 1 + Σ ½(1 + cos πs/5) = 1 + 3 = 4 times the peak of 0.01."""
     flags = phase_1(student_folder, demonstrations, tmp_path / "run")
