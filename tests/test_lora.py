@@ -1,5 +1,6 @@
 """The frozen 4-bit layer: what it stores, its own forward and backward, and training after sampling."""
 
+import logging
 from collections import Counter
 
 import pytest
@@ -34,6 +35,11 @@ def test_codes_are_the_nearest_of_the_normal_float_values():
     got = NF4Linear(weight, None, torch.float32, CPU).dequantize()
     assert (got - nearest).abs().max() < 0.03 * scale.max()
     assert torch.equal(got == 0, nearest == 0)
+
+
+def test_a_kernel_that_is_not_used_is_not_missed():
+    """bitsandbytes warns at import that it is absent."""
+    assert not logging.getLogger("bitsandbytes.backends.cpu.ops").isEnabledFor(logging.WARNING)
 
 
 def test_four_bits_a_weight():
