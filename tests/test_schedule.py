@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import train_dpo
 from selfrefine import fast, flags
 from selfrefine.errors import UserError
 from selfrefine.files import write_whole
@@ -111,6 +112,16 @@ def test_weights_are_held_dequantised_on_a_cpu_with_twice_the_memory(monkeypatch
     assert dequantize_once(config, torch.device("cpu"), torch.float32) is held
     assert dequantize_once(config, torch.device("cpu"), torch.bfloat16)
     assert not dequantize_once(config, torch.device("cuda"), torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "most", "steps"), [(None, None, 1000), (2, None, 10), (300, None, 1500), (300, 7, 7), (None, 7, 7)]
+)
+def test_phase_2_takes_1000_steps_or_what_is_asked(epochs, most, steps):
+    """§3.2.1's cap is a default; 20 pairs are five steps of four."""
+    asked = {"epochs": epochs, "max_steps": most, "batch_size": 4, "schedule": "constant"}
+    rates = train_dpo.planned_rates(Namespace(**asked, learning_rate=0.5, warmup_steps=0), 20)
+    assert rates == [0.5] * steps
 
 
 def test_how_much_goes_through_at_a_time_is_what_the_help_says(monkeypatch, capsys):

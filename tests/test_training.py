@@ -356,7 +356,7 @@ class Killed(Exception):
 @pytest.mark.parametrize("point", ["between", "mid-step", "mid-write"])
 @pytest.mark.parametrize("phase", [1, 2])
 def test_pitfall_p11_resumed_is_straight_to_the_bit(
-    command, student_folder, demonstrations, instructed, tmp_path, monkeypatch, phase, point
+    command, student_folder, demonstrations, instructed, tmp_path, monkeypatch, capsys, phase, point
 ):
     """P11: stopped at step 5 (of 6 or 9), between steps, before the optimizer steps or inside a checkpoint's write."""
     from selfrefine.training import checkpoint, progress
@@ -395,6 +395,7 @@ def test_pitfall_p11_resumed_is_straight_to_the_bit(
         patched.setattr(target, name, dies(getattr(target, name), count))
         command(module, *flags(tmp_path / "killed"))
     assert command(module, *flags(tmp_path / "killed"), "--resume") == 0
+    assert re.search(r"resuming after step [24] from ", capsys.readouterr().out)  # and not all over again
     same_run(tmp_path / "straight", tmp_path / "killed")
 
 
