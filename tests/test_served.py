@@ -310,6 +310,9 @@ def test_few_that_lack_are_left_out_and_said(command, vllm, taught, tmp_path, ca
     assert f"warning: 1 of {ASKED} questions left out" in said
     assert f": {2 * ASKED - 2} of y and ŷ are taken as the tokens that were sampled, 0 as text" in said
     assert rows[0]["id"] not in {pair["id"] for pair in rows_of(tmp_path / "run" / "preferences.jsonl")}
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows[2:]))
+    assert refined(command, taught, tmp_path / "run", "--answers", answers, "--max-dropped", 0.2, "--resume") == 2
+    assert "the rows of --demonstrations, --answers or --preferences changed" in capsys.readouterr().err
 
 
 def test_the_kth_row_of_a_question_is_its_kth_answer(tmp_path):

@@ -448,6 +448,16 @@ def test_a_run_goes_on_with_a_student_that_moved(command, student_folder, demons
     assert "resuming after step 1" in capsys.readouterr().out
 
 
+def test_micro_batches_have_the_tokens_that_are_asked_for(
+    command, student_folder, demonstrations, tmp_path, monkeypatch
+):
+    seen, original = set(), train_it.micro_batches
+    monkeypatch.setattr(train_it, "micro_batches", lambda *given: seen.add(given[2]) or original(*given))
+    flags = [*phase_1(student_folder, demonstrations, tmp_path / "run"), "--max-steps", 1, "--micro-batch-tokens", 77]
+    assert command(train_it, *flags) == 0
+    assert seen == {77}
+
+
 def test_activations_are_recomputed_where_it_is_asked(command, student_folder, demonstrations, tmp_path, monkeypatch):
     asked, load = [], train_it.load
 
