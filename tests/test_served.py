@@ -271,7 +271,8 @@ def test_answers_that_lack_or_do_not_fit_are_one_sentence(command, vllm, taught,
     answers = tmp_path / "answers.jsonl"
     with Loopback(vllm) as server:
         assert annotated(command, server.url, answers, taught) == 0
-    whole = rows_of(answers)
+    order = [row["id"] for row in rows_of(taught)]  # the server's answers come in any
+    whole = sorted(rows_of(answers), key=lambda row: order.index(row["id"]))
 
     def given(rows, *more) -> str:
         answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
